@@ -14,7 +14,7 @@ from hypothesis import settings
 from resformer.models.spikingresformer import SpikingResformer
 from support import networks, sim_runs
 
-# The same examples on every machine and every run; machines that are busy are no reason to fail.
+# The same examples on every machine and every run; a busy machine must not make a test fail.
 settings.register_profile("resformer", max_examples=50, derandomize=True, deadline=None)
 settings.load_profile("resformer")
 
@@ -24,27 +24,27 @@ torch.set_num_threads(1)
 # A shell's background job ignores Ctrl-C, and so would the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What commands say on standard error is compared, and how long they take depends on the machine.
+# Tests compare what commands print on standard error; progress would depend on the machine's speed.
 os.environ.setdefault("RESFORMER_PROGRESS", "off")
 
-# Without a GPU, the kernels for one run in Triton's interpreter, which is chosen when they are imported.
+# Without a GPU, the GPU kernels run in Triton's interpreter, which is chosen when they are imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of this project's own."""
+    """Add this project's own options."""
     parser.addoption("--update-golden", action="store_true", help="rewrite the files of tests/golden")
     parser.addoption("--device", default=sim_runs.CPU, help="where sim runs: cpu, cuda or cuda:1 (make test-gpu)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let sim run where it should."""
+    """Let sim run on the device that ``--device`` names."""
     sim_runs.choose_device(config.getoption("--device"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the files that take long; skip all where there is no such device, and say so."""
+    """Begin with the files that hold slow tests; skip all tests where the chosen device is missing, and say why."""
     slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
     items.sort(key=lambda item: item.path not in slow)
     reason = sim_runs.why_not_on(config.getoption("--device"))
@@ -54,13 +54,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Look no more at what was imported: neither here nor in processes forked from here, which would copy it all."""
+    """Exempt what was imported from garbage collection, which would copy all of it in every forked process."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_unconfigure() -> None:
-    """As Python ends, it takes apart what it looks at alone, and Triton complains of the rest."""
+    """Unfreeze before Python ends: it takes apart only objects that are not frozen, and Triton complains otherwise."""
     gc.unfreeze()
 
 
@@ -69,7 +69,7 @@ MNIST = Path(__file__).parents[1] / "examples" / "mnist"
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., SpikingResformer]:
-    """The function of that name."""
+    """The function :func:`support.networks.make_model`."""
     return networks.make_model
 
 

@@ -1,4 +1,4 @@
-"""The tiny network that the tests here share, and what opens pages."""
+"""The tiny network that the tests here share, and fixtures that open pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPEN_TIMEOUT_MS = 300_000
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
     path = browser_path()
-    # Chromium's sandbox refuses root, which is who runs in containers; it opens files of ours alone
+    # Chromium's sandbox does not run as root, the user of containers; the browser opens only files of ours
     options = {"executable_path": path, "args": ["--no-sandbox"], "timeout": OPEN_TIMEOUT_MS}
     with playwright.sync_playwright() as running, running.chromium.launch(**options) as started:
         yield started
@@ -28,7 +28,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """A function that opens a page; at the end it must have logged nothing, failed in nothing, and loaded nothing."""
+    """A function that opens a page; when the test ends, no page may have logged, failed at or loaded anything."""
     said: list[str] = []
     opened = []
 

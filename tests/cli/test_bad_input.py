@@ -1,4 +1,4 @@
-"""What goes wrong outside: one clear line, exit status 1 or 2, no traceback, nothing left behind."""
+"""Errors of input and machine: one clear line, exit status 1 or 2, no traceback, nothing left behind."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def error_line(capsys: Capture) -> str:
 
 
 class RunsCode:
-    """Unpickled, it would touch a file."""
+    """An object that would create a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -478,7 +478,7 @@ sys.exit(main(sys.argv[2:]))
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 @pytest.mark.parametrize("limit", [2_000, 40_000])
 def test_files_that_cannot_grow(tiny: Tiny, tmp_path: Path, limit: int, launcher: subprocess.Popen[str]) -> None:
-    """What a full disk is to the libraries that write."""
+    """The libraries that write files then fail as on a full disk."""
     command = [str(tiny.model), "--target", "onnx", "-o", str(tmp_path / "b"), *tiny.arguments]
     done = alone(launcher, LIMITED, arguments=[str(limit), *command], modules=[cli.__name__])
     assert (done.status, done.out) == (1, "")

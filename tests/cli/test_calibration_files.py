@@ -1,4 +1,4 @@
-"""``resformer-compile --calibration`` on what ``--input`` takes: folders of images and arrays, normalized alike."""
+"""``--calibration`` reads what ``--input`` reads, folders of images and arrays, and normalizes them in the same way."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def photographs(tmp_path: Path) -> Path:
 
 
 def compiled(model: Path, source: Path, *arguments: str) -> tuple[Program, int]:
-    """What calibrating on a source gives: the program, and on how many samples."""
+    """The program calibrated on a source, and the number of samples used."""
     build = source.parent / "build"
     command = [str(model), "--target", "sim", "-o", str(build), "--calibration", str(source), "--quiet"]
     assert main([*command, "--weight-bits", "4", *arguments]) == 0
@@ -87,7 +87,7 @@ def test_images_of_other_sizes_are_resized_where_asked(
     assert "dog/2.png: 20 x 30 pixels, the network takes 8 x 8; give --resize" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
     assert compiled(model, photographs, "--resize")[1] == 5
-    # an array beside a folder is taken as it is
+    # --resize is for the folder; the array is taken as it is
     given = ["--calibration", str(tmp_path / "x.npy"), "--input", str(photographs), "--resize"]
     assert main([str(model), "--sweep", "weight-bits=4", "--quiet", *given]) == 0
 

@@ -174,7 +174,7 @@ def test_a_budget_above_one_buys_second_synapses(tiny: Tiny, tmp_path: Path) -> 
 
 
 def test_stacked_layers_have_the_width_of_their_mantissas(tiny: Tiny, tmp_path: Path) -> None:
-    """However many bits were asked for: these weights have no more at the scale of their currents."""
+    """More bits were asked for than these weights have at the scale of their currents."""
     assert compile_tiny(tiny, tmp_path / "b", "--weight-bits", "15", "--input-scale-exp", "2") == 0
     report, program = read_json(tmp_path / "b" / "report.json"), program_of(tmp_path / "b")
     widths = {

@@ -67,7 +67,7 @@ def test_a_slower_barrier_and_idle_power(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_constants_range_is_the_intervals(tiny: Tiny, tmp_path: Path) -> None:
-    """Of each constant alone, in all that it enters and in nothing else."""
+    """For each constant alone: in all figures that it enters, and in no others."""
     known = {name: each["value"] for name, each in cost(tiny, tmp_path)["chip"]["constants"].items()}
     costs = [name for name in known if name.endswith(("_pj", "_ns", "_mw_per_chip"))]
     exact = "\n".join(f"{name}: {known[name]}" for name in costs)

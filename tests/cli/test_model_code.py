@@ -1,4 +1,4 @@
-"""``resformer-verify --model-code``: the user's own class on the left of E1, and what may go wrong with it."""
+"""``resformer-verify --model-code``: E1 runs the user's own class as the original; what may go wrong with it."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_the_users_class_stands_on_the_left(
 
 @pytest.mark.parametrize("samples_first", [False, True])
 def test_as_many_samples_as_steps_are_no_steps(tiny: Tiny, samples_first: bool) -> None:
-    """Logits (N, T, classes) are told from (T, N, classes) where N is T, too."""
+    """Logits (N, T, classes) are told from (T, N, classes), even where N equals T."""
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:

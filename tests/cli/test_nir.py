@@ -62,7 +62,7 @@ def test_verify_says_equivalent(
 def test_a_reset_that_the_file_does_not_state(
     network: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The exporter writes the same file for each of its resets: there is a warning unless the user says which."""
+    """The exporter writes the same file for each kind of reset, so there is a warning unless the user names one."""
     command = [str(network.path), "--target", "lava", "--dt", str(network.dt), "--timesteps", str(network.timesteps)]
     thresholds = {}
     for reset in (None, "hard", "late"):

@@ -1,4 +1,4 @@
-"""``--optimize``: a layout chosen when compiling, and told by all that then read the build."""
+"""``--optimize``: the layout is chosen when compiling, and all commands that read the build report it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_run_tells_both_layouts_with_its_own_activity(
     assert layout["activity"] == "measured on 2 samples"
     assert content["cores"] == placement["cores"] == layout["chosen"]["cores"]
     assert content["step_ns"] == layout["chosen"]["step_ns"] < default["step_ns"]
-    # quantized for other ranges, the default build fires otherwise
+    # the default build is quantized for other ranges, so it fires differently
     assert layout["default"]["cores"] == default["cores"]
     assert content["layers"][0]["cores"] == placement["layers"][0]["cores"]
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What a build holds about samples: chosen at compile time, heeded by run, verify, report, sweep and Python."""
+"""The preprocessing that a build holds: chosen at compile time, applied by run, verify, report, sweep and Python."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WARNED = "warning: preprocessing: the build was compiled"
 
 @pytest.fixture(scope="module")
 def plain(make_model: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """A build of colour images of 8 x 8 pixels and 3 classes that holds nothing."""
+    """A build for colour images of 8 x 8 pixels and 3 classes that holds no preprocessing."""
     model = make_model(in_channels=3, num_classes=3, stem="conv3x3", image_size=8)
     return write_tiny(model, tmp_path_factory.mktemp("plain"))
 
@@ -96,7 +96,7 @@ def test_a_build_that_holds_nothing_and_a_run_that_says_nothing(
     plain: Tiny, pixels: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert "classes" not in run(plain, pixels, tmp_path / "a.npz")
-    run(plain, pixels, tmp_path / "a.npz", "--mean", "0", "--std", "1,1,1")  # which is nothing
+    run(plain, pixels, tmp_path / "a.npz", "--mean", "0", "--std", "1,1,1")  # changes nothing
     assert "warning" not in capsys.readouterr().out
 
 

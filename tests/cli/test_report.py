@@ -85,7 +85,7 @@ def test_the_other_commands_write_it_too(tiny: Tiny, tmp_path: Path) -> None:
 def test_what_to_know_is_printed_and_on_the_page(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Kernels that were replaced, as whatever was clipped, by each command that runs for a page."""
+    """Each command that runs for a page tells of replaced kernels and of clipped values."""
     replaced, clipped = "conv: this machine's int8 convolution sums wrongly", "divide by 255?"
     monkeypatch.setattr(infer, "notes_of", lambda _: (replaced,))
     np.save(tmp_path / "x.npy", 255 * np.load(tiny.images))
@@ -127,7 +127,7 @@ def test_differences_are_those_that_verifying_counts(tiny: Tiny, tmp_path: Path)
 
 
 def test_verifications_say_the_class_of_each_sample(tiny: Tiny, tmp_path: Path) -> None:
-    """And pages show those that changed it, with the images of the very samples; earlier files are still read."""
+    """Pages show the samples whose class changed, with their images; files of earlier versions are still read."""
     result, page = tmp_path / "v.json", tmp_path / "r.html"
     given = [str(tiny.build), "--input", str(tiny.images)]
     labels, model = ["--labels", str(tiny.labels)], ["--model", str(tiny.model)]
@@ -141,7 +141,7 @@ def test_verifications_say_the_class_of_each_sample(tiny: Tiny, tmp_path: Path) 
         assert low <= found["accuracy"][name] <= high
     low, high = found["accuracy_drop_interval"]
     assert low <= found["accuracy_drop"] <= high
-    # one sample changes its class, which no verification of these would say
+    # here one sample changes its class, which no real verification of these samples would find
     found["predictions_original"][3] = (found["predictions"][3] + 1) % 2
     result.write_text(json.dumps(found))
     assert main([*given, "--samples", "4", "--verify", str(result), "-o", str(page)]) == 0
@@ -219,7 +219,7 @@ def test_a_build_whose_placement_is_damaged(tiny: Tiny, tmp_path: Path, capsys: 
 
 
 def cost_of_strangers() -> dict[str, Any]:
-    """A cost that is whole, of another network."""
+    """A complete cost file's content, of another network."""
     constant = {"value": 0.9, "source": "a paper"}
     return {
         "format": "resformer-cost",

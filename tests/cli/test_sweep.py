@@ -238,7 +238,7 @@ def test_agreement_is_with_the_float_network(tiny: Tiny, swept: Path, tmp_path: 
 def test_where_the_float_network_cannot_run_agreement_is_absent_and_said(tiny: Tiny, tmp_path: Path) -> None:
     table = tmp_path / "t.json"
     given = ["--input", str(tiny.images), "--samples", "2", "--table", str(table)]
-    # without --input-size the network would take another size than these samples have
+    # without --input-size, the network would take samples of another size than these have
     assert main([str(tiny.model), *given, "--sweep", "input-size=16"]) == 0
     (point,) = read_json(table)["points"]
     assert point["sops"] > 0

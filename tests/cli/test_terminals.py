@@ -61,7 +61,7 @@ def test_no_table_loses_a_digit(tables: list[Table], width: int, monkeypatch: py
 
 @posix
 def test_names_are_cut_before_rows_become_blocks(tables: list[Table], monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the test above is one of all three ways."""
+    """So the test above covers all three ways of printing a table."""
     shown = {}
     for width in WIDTHS:
         with on_terminal(width, monkeypatch) as printed:

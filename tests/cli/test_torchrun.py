@@ -22,7 +22,7 @@ SCRIPT = Path(sys.executable).with_name("resformer-run")
 
 
 def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """As docs/howto/several-processes.md says it."""
+    """Run a command in two processes, as docs/howto/several-processes.md says."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(

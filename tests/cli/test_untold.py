@@ -1,4 +1,4 @@
-"""What no tensor of a checkpoint tells: said on the command line, stored in the build, and read back by verify."""
+"""Facts that no tensor of a checkpoint tells: given on the command line, stored in the build, and read by verify."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MakeModel = Callable[..., SpikingResformer]
 
 
 def written(model: SpikingResformer, folder: Path) -> tuple[Path, Path]:
-    """Its tensors alone, as the authors write them, and images for it."""
+    """Write a model's tensors alone, as the authors write them, and images for it; returns both paths."""
     checkpoint, images = folder / "model.pt", folder / "images.npy"
     torch.save({"model": model.state_dict()}, checkpoint)
     shape = (SAMPLES, model.architecture.in_channels, model.image_size, model.image_size)
@@ -105,7 +105,7 @@ def test_the_stem_and_its_rounding_can_be_said(make_model: MakeModel, tmp_path: 
 
 
 def test_attention_scaled_as_the_authors_round_is_quantized_so(make_model: MakeModel, tmp_path: Path) -> None:
-    """At 15 pixels stage 1 has 8 x 8 pixels where sizes are rounded up, and L is that of 7 x 7."""
+    """For images of 15 pixels, stage 1 has 8 x 8 pixels, but the authors' rounding gives the L of 7 x 7."""
     ceil = make_model(stem="conv3x3", image_size=15, patch_sizes=(1, 1))
     checkpoint, images = written(ceil, tmp_path)
     assert compiled(checkpoint, tmp_path, ceil, "--quiet") == 1
@@ -192,7 +192,7 @@ def test_no_to_an_option_is_swept_as_its_value(tiny: Tiny, tmp_path: Path, capsy
     assert "there is no option 'no-stem-pool'" in capsys.readouterr().err
 
 
-# --- what a backend finds of the machine, and its check of itself
+# --- a backend's notes on the machine, and its self-check
 
 
 @pytest.mark.parametrize("command", [run_main, verify_main])

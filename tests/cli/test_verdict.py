@@ -1,4 +1,4 @@
-"""The verdict's three lines: equal spikes are told from what was lost, and from what makes them worthless."""
+"""The verdict's three lines keep apart equal spikes, lost accuracy, and what makes a result worthless."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int,
 
 @pytest.fixture(scope="module")
 def sound(tiny: Tiny) -> Verification:
-    """A verification of which tests change what they need."""
+    """A verification; tests replace the fields that they need to."""
     return resformer.load(tiny.build, tiny.model).verify(tiny.images, backend="reference", labels=tiny.labels)
 
 
@@ -106,7 +106,7 @@ def test_saturation_ties_notes_and_assumptions_are_told(sound: Verification) -> 
 
 
 def test_what_others_count_is_told_where_it_is_there(sound: Verification) -> None:
-    """Ties, what is doubtful of the samples, and why there is no accuracy."""
+    """Ties, doubts about the samples, and why there is no accuracy."""
     result = clean(sound, accuracy={})
     facts = {"ties": {"a": 2, "b": 0, "c": 7}, "warnings": ("mean: not the build's",), "accuracy_absent": "no folders"}
     for name, value in facts.items():
@@ -210,7 +210,7 @@ def test_why_accuracy_is_not_known(tiny: Tiny, capsys: pytest.CaptureFixture[str
 
 
 def test_an_accuracy_that_collapsed_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The spikes are those of the integers, every one, and with weights of two bits those are no longer the network."""
+    """Every spike equals the program's, but with weights of two bits the program is no longer the network."""
     rng, count = np.random.default_rng(0), 50
     neurons = lif((10,), v_threshold=2.0, reset="hard")
     path = write(tmp_path / "n.nir", chain((16,), nir.Linear(rng.normal(size=(10, 16))), neurons))
@@ -237,7 +237,7 @@ def test_an_accuracy_that_collapsed_fails(tmp_path: Path, capsys: pytest.Capture
     assert lines[0].startswith("EQUIVALENT: ")
     facts = f"top-1 agreement {agreement:.2%}; accuracy itself is unknown: {NO_LABELS}"
     assert lines[1] == f"ACCURACY NOT KEPT: {found['shortfalls'][0]}; {facts}"
-    # of labels that are what the original predicts, as many are lost as do not agree
+    # with the original's predictions as labels, the accuracy drops by the share of samples that disagree
     command += ["--labels", str(tmp_path / "labels.npy")]
     assert said([*command, "--max-accuracy-drop", str(1 - agreement - 0.01)], capsys)[0] == 1
     found = read_json(result)

@@ -28,7 +28,7 @@ from support.builds import SAMPLES, Tiny, add_one, change_program, program_of, r
 
 E1, E2, E3, E4 = result.CHECKS
 GRAPHS = 7
-"""As imported, after each of five float passes, and as the file holds it."""
+"""The float graphs that E1 compares: as imported, after each of five float passes, and as the file holds it."""
 
 
 def verify_tiny(
@@ -161,7 +161,7 @@ def test_weights_beyond_the_programs_bounds_are_named(
 
 def test_one_bias_changed_by_one_is_found_in_the_currents(tiny: Tiny, tmp_path: Path) -> None:
     build, name = tiny.copied_build(tmp_path), "layers.0.0.activation_in"
-    # by one of the current: its mantissas hold a surplus beside it, and count 2^exponent of 64
+    # by one unit of the current: a unit of a mantissa is 2^exponent 64ths, which also hold a surplus
     unit = 64 >> int(program_of(build)[name].op.bias_exp[2])
     change_program(build, name, bias_mant=lambda bias: (bias + unit * (np.arange(len(bias)) == 2)).astype(bias.dtype))
     status, found = verify_tiny(tiny, tmp_path / "r.json", build=build)
@@ -176,7 +176,7 @@ def test_one_bias_changed_by_one_is_found_in_the_currents(tiny: Tiny, tmp_path: 
 def test_a_program_that_was_changed_is_not_free_of_e3(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], field: str
 ) -> None:
-    """A bias that is off by a 64th, or a decay by one: potentials are truncated then, and E3 would not be demanded."""
+    """With a bias off by a 64th, or a decay off by one, potentials are truncated; E3 must be demanded all the same."""
     build, name = tiny.copied_build(tmp_path), "layers.0.0.activation_in"
     assert program_of(build).is_dyadic
     change_program(build, name, **{field: lambda value: value + 1})
@@ -207,8 +207,8 @@ def test_a_changed_threshold_is_found_where_it_first_matters(
     assert torch_side["name"] == "quantized.pt"
     assert (torch_side["v_in_thresholds"] >= 1) == (factor > 1), "one side fires, the other does not"
     assert (program_side["v_in_thresholds"] > 1) == (factor < 1)
-    # both potentials are the same current's: the integer one is in units of 1/64, and its threshold was vth
-    # and with what has gathered of a surplus, which is less than two of it
+    # both potentials come from the same current; the integer one is in units of 1/64, and its threshold was vth
+    # it also holds what has gathered of the surplus, which is less than twice the surplus
     surplus = int(np.broadcast_to(surpluses, program_of(build)[name].shape[:1])[first["neuron"][0]])
     gathered = program_side["v_integer"] / (vth * 64) - torch_side["v_in_thresholds"]
     assert surplus / (vth * 64) - 1e-6 <= gathered <= 2 * surplus / (vth * 64) + 1e-6
@@ -314,7 +314,7 @@ def test_one_wrong_graded_value_or_logit_of_a_backend_is_found(
 
 
 def test_a_stream_cut_in_parts_is_compared_whole(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The place of an error is counted from the first sample of all, not of its part."""
+    """The place of an error is counted from the first sample of the whole stream, not of its part."""
     name, parts = "layers.0.1.up.0", []
 
     def flip_in_the_last(trace: Trace) -> Trace:

@@ -1,4 +1,4 @@
-"""Checkpoints of other families than SpikingResformer, through every command as a SpikingResformer's go."""
+"""Checkpoints of other families than SpikingResformer, through every command."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SEW = SEWResNetArchitecture(block="basic", depths=(1, 1, 1, 1), connect="IAND", 
 
 @dataclass(frozen=True)
 class Made:
-    """A network that fires, as a file that says everything, as one of tensors alone, and samples for it."""
+    """A network that fires: a file that states everything, a file of its tensors alone, and samples."""
 
     told: Path
     bare: Path
@@ -133,7 +133,7 @@ def test_what_no_tensor_tells_is_said_by_options_else_assumed(
     assert "num heads: " not in capsys.readouterr().out
     fields = read_json(tmp_path / "build" / "report.json")["architecture"]["fields"]
     assert (fields["num_heads"], fields["pooling"]) == (2, "0110")
-    # verifying takes what was said from the build
+    # verifying takes the stated fields from the build
     status, found = verified(tmp_path / "build", spikformer.samples, "--model", spikformer.bare, "--backend", "sim")
     assert status == 0
     assert_equal(found, E1, E2, E3)

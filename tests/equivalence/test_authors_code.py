@@ -22,7 +22,7 @@ IMAGES = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(4))
 
 
 class Written(nn.Module):
-    """A small network of images whose steps and logits a test makes."""
+    """A small network for images; a test gives the functions that make its steps and its logits."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ def assert_compiles(module: nn.Module, example: torch.Tensor = IMAGES) -> None:
 
 
 def unsqueezed(x: torch.Tensor) -> torch.Tensor:
-    """As SEW-ResNet's code has it: what is read afterwards is x itself."""
+    """As in SEW-ResNet's code: ``x`` itself gets the new axis, and ``x`` is read afterwards."""
     x.unsqueeze_(0)
     return x.repeat(TIMESTEPS, 1, 1, 1, 1)
 

@@ -20,7 +20,7 @@ def frames() -> torch.Tensor:
 
 
 class Own(neuron.MultiStepLIFNode):
-    """As people write them: arguments alone."""
+    """Neurons as people write them: a subclass that only sets arguments."""
 
     def __init__(self) -> None:
         super().__init__(tau=2.0, v_threshold=0.5, detach_reset=True)

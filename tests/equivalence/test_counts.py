@@ -1,4 +1,4 @@
-"""Attention of counts and gates that are spread: their definitions against plain torch, and E2 of every backend."""
+"""Attention of counts, and gates of spikes that are broadcast: definitions against plain torch, E2 of each backend."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SIZES = [
     pytest.param((1, 2000, 2, 1), id="wide scores"),
     pytest.param((1, 5, 50, 40), id="wide values"),
 ]
-"""Heads, channels of one, rows and columns; what the first product makes of 2000 channels or tokens exceeds a byte."""
+"""Heads, channels of a head, rows, columns; with 2000 channels or tokens, values of the first product exceed a byte."""
 
 
 def attending(
@@ -61,7 +61,7 @@ def attending(
 ) -> tuple[Program, np.ndarray]:
     """Populations that fire often, an attention of them, and neurons and synapses behind it.
 
-    Those that ``counts`` names fire several spikes a step.
+    The populations that ``counts`` names fire several spikes a step.
     """
     net = ProgramBuilder((3, rows, columns), seed)
     channels = {"q": heads * depth, "k": heads * depth, "v": heads * (depth if width is None else width)}
@@ -92,7 +92,7 @@ def by_token(spikes: np.ndarray, heads: int) -> torch.Tensor:
     seed=st.integers(0, 2**16),
 )
 def test_it_is_the_authors_attention(heads, depth, width, tokens, more, seed) -> None:
-    """q k^T v in torch, whatever order the definition takes, and of q's tokens and k's that are not as many."""
+    """It is q k^T v in torch, in either order of the products, also if q and k have different numbers of tokens."""
     rng = np.random.default_rng(seed)
     q, k, v = (
         rng.integers(0, 2, (2, 1, heads * channels, *size))
@@ -122,7 +122,7 @@ def test_sim(heads, depth, width, size, weight_exp, seed) -> None:
 @pytest.mark.parametrize("backend", ["sim", "lava", "onnx"])
 def test_backends(backend: str, sizes: tuple[int, int, int, int]) -> None:
     pytest.importorskip({"lava": "lava", "onnx": "onnxruntime", "sim": "torch"}[backend])
-    # some counts reach the limit, which is counted
+    # some values are clipped at the limit, and these are counted
     program, samples = attending(*sizes, weight_exp=2, limit=sizes[1] * sizes[2] * sizes[3] // 3)
     program = with_input_range(program, samples)
     expected = reference.run(program, samples, record=True)
@@ -232,7 +232,7 @@ KINDS = ["self-attention", "token attention", "SDSA", "IAND"]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_networks_from_end_to_end(kind: str, tmp_path: Path) -> None:
-    """A file of ours compiles, and E1, E2 and E4 have no mismatch, as all neurons fire at ties."""
+    """A NIR file of ours compiles, and E1, E2 and E4 have no mismatch, since all neurons fire at ties."""
     graph = float_network(kind)
     write_nir(graph, tmp_path / "own.nir")
     assert format_graph(read_nir(tmp_path / "own.nir")) == format_graph(graph)
@@ -241,7 +241,7 @@ def test_networks_from_end_to_end(kind: str, tmp_path: Path) -> None:
     write_build(compilation, tmp_path / "build", ["sim", "onnx", "nir"], options)
     build = read_build(tmp_path / "build")
     program = build.program()
-    samples = np.random.default_rng(2).integers(-4, 5, (4, 3, 4, 4)) / 2  # which encoding keeps
+    samples = np.random.default_rng(2).integers(-4, 5, (4, 3, 4, 4)) / 2  # encoding keeps halves
     given = check_samples(samples, program, "x")
     result = verify(build, given, program, Comparing("sim"), model=tmp_path / "own.nir", local=True)
     assert {name: check.mismatched for name, check in result.checks.items()} == dict.fromkeys(result.checks, 0)
@@ -254,7 +254,7 @@ def test_networks_from_end_to_end(kind: str, tmp_path: Path) -> None:
     trace = reference.run(program, encoded, record=True)
     assert sum(trace.ties.values()) == 0
     assert all(0 < each.dense().mean() < 1 for each in trace.spikes.values())
-    # the numbers of the quantized file, in float64
+    # the quantized file, run in float64, fires the same spikes
     observed: dict[str, torch.Tensor] = {}
     float_interpreter.run(read_nir(tmp_path / "build" / "quantized.nir"), samples, observe=observed.__setitem__)
     for name, each in trace.spikes.items():
@@ -313,7 +313,7 @@ def test_float_onnx(kind: str) -> None:
 
 @pytest.mark.parametrize("sizes", SIZES[:2])
 def test_what_it_costs(sizes: tuple[int, int, int, int]) -> None:
-    """SOPs as the authors' monitor counts them, all that spikes gate being ones; and the neurons of both products."""
+    """SOPs as the authors' monitor counts them, with ones for all gated values; and the populations that are placed."""
     heads, depth, rows, columns = sizes
     width, tokens = depth + 1, rows * columns
     program, samples = attending(*sizes, width=width)
@@ -329,6 +329,6 @@ def test_what_it_costs(sizes: tuple[int, int, int, int]) -> None:
     assert product.shape == ((heads, tokens, tokens) if scores_first else (heads, depth, width))
     assert [(edge.source, edge.delay) for edge in product.edges] == [("k", 0), ("q" if scores_first else "v", 0)]
     assert neurons.nodes == ("attention", "lif")
-    # what the second product takes as it is waits a step for the first
+    # the other operand of the second product waits a step for the first product
     late = ("v", 1) if scores_first else ("q", 1)
     assert {(edge.source, edge.delay) for edge in neurons.edges} == {("attention.first", 0), late}

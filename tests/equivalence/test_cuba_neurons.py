@@ -48,7 +48,7 @@ Spiking = {
 
 
 def neurons_alone(seed, spread, vth, du, dv, bias, soft, scale, timesteps, recurrent) -> tuple[Program, np.ndarray]:
-    """An input that is the neurons' own, ties, and the most extreme values among it."""
+    """Neurons that read the input itself; it holds ties and the most extreme values."""
     net = ProgramBuilder((4, 3, 5), seed)
     options = {"vth": vth, "du": du, "dv": dv, "bias": bias, "soft_reset": soft, "spread": spread}
     net.cuba_lif("cuba", "input", **options, **(recurrent or {}))
@@ -59,7 +59,7 @@ def neurons_alone(seed, spread, vth, du, dv, bias, soft, scale, timesteps, recur
 
 
 def prompt_neurons(seed, dv, timesteps, frames) -> tuple[Program, np.ndarray]:
-    """Neurons that are given up to three thresholds a step, ties among them, so that some stay above one."""
+    """Neurons given up to three thresholds a step, ties among them, so that some stay above the threshold."""
     net = ProgramBuilder((4, 3, 5), seed)
     net.cuba_lif("cuba", "input", vth=400, du=4095, dv=dv, bias=0, soft_reset=True, prompt=True)
     samples = net.samples(2, timesteps=timesteps if frames else None, largest=1200)
@@ -87,7 +87,7 @@ def test_neurons_that_reset_promptly(**case) -> None:
 
 
 def test_neurons_that_reset_promptly_are_no_others() -> None:
-    """In plain integers: what is above the threshold before a step fires only above two."""
+    """In plain integers: a neuron above its threshold before a step fires only above twice the threshold."""
     program, samples = prompt_neurons(seed=3, dv=500, timesteps=6, frames=True)
     found = reference.run(program, samples, record=True).spikes["cuba"].dense()
     op = program["cuba"].op
@@ -125,7 +125,7 @@ def test_neurons_in_onnx_runtime(**case) -> None:
 
 
 def integrators(seed, du, dv, bias, scale, timesteps, frames) -> tuple[Program, np.ndarray]:
-    """Neurons that do not fire, last; given one frame, they still change from step to step."""
+    """Neurons that do not fire, as the last layer; even with one static frame they change from step to step."""
     net = ProgramBuilder((4, 3, 5), seed)
     net.cuba_li("cuba", "input", du=du, dv=dv, bias=bias)
     samples = net.samples(2, timesteps=timesteps if frames else None, largest=scale)
@@ -170,7 +170,7 @@ def test_integrators_in_lava(scale: int) -> None:
 
 
 def delays(seed, most, of_spikes, frames, spread, timesteps) -> tuple[Program, np.ndarray]:
-    """Delays of pixels or spikes, none and more than a sample's steps among them, and what synapses make of them."""
+    """Delays of pixels or spikes by 0 to ``most`` steps, maybe more than a sample has, and synapses behind them."""
     net = ProgramBuilder((4, 3, 5), seed)
     source = net.lif("lif", "input", vth=10) if of_spikes else "input"
     held = tuple(size if varies else 1 for size, varies in zip((4, 3, 5), spread, strict=True))
@@ -210,7 +210,7 @@ def test_delays_in_onnx_runtime(**case) -> None:
 
 @pytest.mark.parametrize("of_spikes", [True, False])
 def test_delays_in_lava(of_spikes: bool) -> None:
-    """Of three samples back to back, so that what one sends last would reach the next."""
+    """Three samples run back to back, so that a delayed value of one could reach the next."""
     case = {"seed": 4, "most": 4, "frames": True, "spread": (True, True, False), "timesteps": 4}
     program, samples = delays(**case, of_spikes=of_spikes)
     assert_same_trace(LavaBackend().run(program, samples, record=True), reference.run(program, samples, record=True))
@@ -227,7 +227,7 @@ def test_what_cannot_saturate_does_not(**case) -> None:
 @settings(max_examples=100)
 @given(**INTEGRATORS)
 def test_which_integrators_saturate_is_known(**case) -> None:
-    """Given the extremes at all steps, they do if and only if the bounds say that they may."""
+    """Given extreme inputs at all steps, integrators saturate if and only if the bounds say that they may."""
     program, samples = integrators(**case)
     bounds = program.input.op.signal
     extremes = np.stack([np.full_like(samples[0], bounds.low), np.full_like(samples[0], bounds.high)])
@@ -290,7 +290,7 @@ def test_files_hold_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["lava", "clocked"])
 def test_spikes_do_not_come_back_in_the_next_sample(backend: str) -> None:
-    """All fire at the last step of each sample; such a spike alone would make them fire at the first of the next."""
+    """All fire at the last step of each sample; such a spike alone would make them fire at the next one's start."""
     net = ProgramBuilder((2, 1, 1))
     neurons = net.cuba_lif("cuba", "input", vth=100, du=4095, dv=0, bias=0, kernel=(1, 1), spread=(False,) * 3)
     op = net.nodes[neurons].op

@@ -55,7 +55,7 @@ def run_torch(model: SpikingResformer, samples: torch.Tensor) -> tuple[torch.Ten
 def run_graph(
     graph: Graph[nir.NIRNode], samples: torch.Tensor, dtype: torch.dtype = torch.float64
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Likewise of a float graph."""
+    """A float graph's logits (T, N, classes), and each population's spikes, (T, N, ...)."""
     spikes: dict[str, torch.Tensor] = {}
 
     def observe(name: str, value: torch.Tensor) -> None:
@@ -66,7 +66,7 @@ def run_graph(
 
 
 def mismatches(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> dict[str, int]:
-    """How many spikes differ, of each population in which some do."""
+    """The number of spikes that differ, for each population in which any differ."""
     assert left.keys() == right.keys()
     counts = {name: int((left[name].reshape(right[name].shape) != right[name]).sum()) for name in left}
     return {name: count for name, count in counts.items() if count}

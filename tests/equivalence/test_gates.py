@@ -53,7 +53,7 @@ def test_sim(inputs: int, seed: int, timesteps: int) -> None:
 
 @pytest.mark.parametrize("vth", [2, 2**15, 2**16, 2**40])
 def test_thresholds_out_of_reach(vth: int) -> None:
-    """Two spikes exceed none of these, however many bits a kernel compares."""
+    """Two spikes exceed none of these thresholds, however many bits a kernel compares."""
     program, samples = gated(vth=vth)
     trace = assert_sim_is_the_reference(program, samples)
     assert trace.spikes["gate"].count == 0

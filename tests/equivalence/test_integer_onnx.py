@@ -36,11 +36,11 @@ PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 EXAMPLES = settings(max_examples=25)
 
 EXTREMES = (1, 127, 128, 2**15 - 1, 2**15, 2**23 - 1)
-"""On both sides of what 8, 16 and 24 bits hold."""
+"""Values on both sides of what 8, 16 and 24 bits hold."""
 
 
 def assert_onnx_is_the_reference(program: Program, samples: np.ndarray) -> Trace:
-    """Every logit, spike, graded value and count; recorded or not. Returns the reference's."""
+    """Require equal logits, spikes, graded values and counts, recorded or not; returns the reference's trace."""
     expected = reference.run(program, samples, record=True)
     backend = OnnxBackend()
     trace = backend.run(program, samples, record=True)
@@ -59,7 +59,7 @@ def check(net: ProgramBuilder, samples: np.ndarray, *, timesteps: int) -> Trace:
 
 
 def with_extremes(samples: np.ndarray, largest: int) -> np.ndarray:
-    """The largest values of both signs, beside each other."""
+    """The samples with the largest value of each sign, in opposite corners."""
     samples[..., 0, 0] = largest
     samples[..., -1, -1] = -largest
     return samples
@@ -82,10 +82,10 @@ def with_extremes(samples: np.ndarray, largest: int) -> np.ndarray:
 def test_convolutions(
     seed, groups, per_group, kernel, stride, padding, dilation, size, timesteps, biased, largest
 ) -> None:
-    """Of spikes (where ``largest`` is 0), and of integers of one to three bytes."""
+    """Convolutions of spikes (where ``largest`` is 0), and of integers of one to three bytes."""
     net = ProgramBuilder((groups * per_group[0], *size), seed)
     source = "input" if largest else net.lif("lif", "input", vth=20, bias=0)
-    # of the widest integers, sums fit 32 bits with small weights only
+    # sums of the widest integers fit 32 bits only with small weights
     weights = 127 if largest < 2**15 else 1
     conv = net.conv(
         "conv",
@@ -130,7 +130,7 @@ def test_every_byte_of_an_input_counts(largest: int) -> None:
     largest=st.sampled_from([0, 1, 1000, 2**13]),
 )
 def test_dense_layers(seed, shape, outputs, weight_exp, largest) -> None:
-    """Of spikes and of integers, and of sums that fill 32 bits."""
+    """Layers that read spikes, integers, and sums that fill 32 bits."""
     net = ProgramBuilder(shape, seed)
     source = "input" if largest else net.lif("lif", "input", vth=5)
     first = net.dense("first", net.flatten("flatten", source), outputs, weight_exp=weight_exp)
@@ -160,7 +160,7 @@ def test_a_classifier_whose_sums_fill_32_bits() -> None:
     of_spikes=st.booleans(),
 )
 def test_pools(seed, kind, kernel, stride, padding, of_spikes) -> None:
-    """Mostly of negative values, which zero padding would beat."""
+    """Pools of mostly negative values: a padding that counted as zero would be the maximum."""
     net = ProgramBuilder((3, 6, 5), seed)
     source = net.lif("lif", "input", vth=500) if of_spikes else "input"
     if kind == "max":
@@ -196,7 +196,7 @@ def test_neurons(seed, timesteps, dv, du, vth, scale) -> None:
 
 
 def test_neurons_at_their_limits() -> None:
-    """A tie does not fire; a negative odd potential leaks toward zero; a clip from below is counted and felt."""
+    """A tie does not fire; a negative odd potential leaks toward zero; a clip from below is counted and matters."""
     net = ProgramBuilder((4, 1, 1))
     mantissas, exponents = np.array([0, -1, 0, -63], np.int16), np.zeros(4, np.int8)
     net.add("lif", LIF(SPIKE, 10, 4095, 2048, mantissas, exponents), "input")
@@ -220,7 +220,7 @@ def test_neurons_at_their_limits() -> None:
     timesteps=st.integers(1, 3),
 )
 def test_sums_and_relays(seed, summands, limit, shift, timesteps) -> None:
-    """Of spikes too, of one thing twice, and rounded where scales differ: negative ties upward."""
+    """Sums of spikes too, and of the same node twice; relays round where scales differ, and negative ties upward."""
     net = ProgramBuilder((3, 3, 4), seed)
     spikes = net.lif("lif", net.conv("conv", "input", 3))
     parts = [net.conv(f"part{index}", spikes, 3) for index in range(summands - 1)]
@@ -255,7 +255,7 @@ def test_rounding_of_relays() -> None:
     timesteps=st.integers(1, 3),
 )
 def test_products(seed, heads, per_head, patch, patches, limits, largest, timesteps) -> None:
-    """Both of DSSA's, on images that are not square, of a y of one to three bytes, saturating or not."""
+    """Both products of DSSA, on images that are not square, with a y of one to three bytes, saturating or not."""
     size = tuple(one * many for one, many in zip(patch, patches, strict=True))
     net = ProgramBuilder((heads * per_head, *size), seed)
     y = net.max_pool("y", "input", patch, patch, (0, 0))
@@ -269,7 +269,7 @@ def test_products(seed, heads, per_head, patch, patches, limits, largest, timest
 
 
 def test_a_map_of_any_kind_of_spikes_gates_a_product() -> None:
-    """What comes as (C, H, W) is read as (heads, n, H * W), and the maximum of spikes is no spike to ONNX."""
+    """Spikes (C, H, W) are read as (heads, n, H * W), and in ONNX the maximum of spikes has not the type of spikes."""
     net = ProgramBuilder((2, 4, 9))
     spikes = net.lif("spikes", "input", vth=5)
     maxima = net.add("maxima", MaxPool2d(SPIKE, (3, 1), (1, 1), (1, 0)), spikes)
@@ -296,7 +296,7 @@ def test_delays_vanish_and_spikes_are_flattened() -> None:
 
 
 def test_logits_are_real_too() -> None:
-    """Exactly those that ``real_logits`` makes of the integers, scale, divisor and bias."""
+    """They are exactly those that ``real_logits`` computes from the integers, the scale, the divisor and the bias."""
     net = ProgramBuilder((3, 2, 2))
     net.dense("dense", net.flatten("flatten", "input"), 4)
     signal = replace(CURRENT, scale_exp=7)
@@ -352,7 +352,7 @@ def test_onnx_itself_defines_it_so() -> None:
     ids=lambda fields: "_".join(map(str, fields.values())) or "default",
 )
 def test_compiled_networks(make_model: Callable[..., SpikingResformer], tmp_path: Path, fields: dict[str, Any]) -> None:
-    """What the compiler makes of tau = 2 and of PLIF, of images and of frames, and each as the other."""
+    """Compiled networks of tau = 2 and of PLIF, for images and for frames, each run on both kinds of input."""
     program = compiled(make_model(**fields), tmp_path)
     for steps in (None, program.timesteps):
         expected = assert_onnx_is_the_reference(program, images(program, 2, steps))

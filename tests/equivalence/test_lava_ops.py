@@ -25,7 +25,7 @@ def conv() -> Case:
 
 
 def conv_of_frames() -> Case:
-    """A frame a step, as event data have; some are spikes' worth, but more than one bit."""
+    """A frame for each step, as in event data; its values are small, but take more than one bit."""
     net = ProgramBuilder((2, 4, 3))
     net.conv("conv", "input", 3, (1, 3))
     return net.finish(timesteps=3), net.samples(4, timesteps=3, largest=2)
@@ -39,7 +39,7 @@ def synapses_of_spikes() -> Case:
 
 
 def dense_of_graded() -> Case:
-    """Odd weights, and the most extreme ones, at exponents 0 and above."""
+    """Odd weights and the most extreme weights, at exponents 0 and above."""
     net = ProgramBuilder((6, 1, 1))
     first = net.dense("first", net.flatten("flatten", "input"), 7)
     relay = net.relay("relay", first, limit=LOIHI.graded_max)
@@ -62,7 +62,7 @@ def sum_pool() -> Case:
 
 
 def max_pool() -> Case:
-    """Of negative values, which zero padding would beat."""
+    """A pool of negative values: a padding that counted as zero would be the maximum."""
     net = ProgramBuilder((3, 8, 5))
     net.max_pool("pool", "input", (3, 2), (2, 1), (1, 0))
     return net.finish(timesteps=2), -np.abs(net.samples(3, largest=1000)) - 1
@@ -75,7 +75,7 @@ def relay() -> Case:
 
 
 def delays() -> Case:
-    """Three paths of length 0, 1 and 3 meet, through adds of adds, of which two have other readers as well."""
+    """Paths of 0 to 3 synapses meet in sums of sums, two of which other nodes read as well."""
     net = ProgramBuilder((2, 3, 4))
     one = net.relay("one", net.conv("first", "input", 2), limit=4000)
     two = net.conv("second", one, 2, largest=5)
@@ -87,7 +87,7 @@ def delays() -> Case:
 
 
 def products() -> Case:
-    """Both of DSSA's, on images that are not square, one of them saturating."""
+    """Both products of DSSA, on images that are not square, one of them saturating."""
     net = ProgramBuilder((4, 4, 6))
     x = net.lif("x", net.conv("to_x", "input", 4))
     y = net.conv("y", x, 4, (2, 3), stride=(2, 3))
@@ -100,7 +100,7 @@ def products() -> Case:
 
 
 def many_populations() -> Case:
-    """More than one probe has ports."""
+    """More populations than one probe has ports."""
     net = ProgramBuilder((3, 3, 3))
     x = net.conv("features.conv", "input", 5)
     for index in range(9):
@@ -140,7 +140,7 @@ def test_operation_is_the_reference(case: Callable[[], Case]) -> None:
     [(1, 4095, 2048), (4, 4095, 2048), (7, 4095, 0), (3, 1000, 500), (2, 0, 4096)],
 )
 def test_neurons_are_the_reference(timesteps: int, du: int, dv: int) -> None:
-    """Nothing but neurons, so that an input is a neuron's a: the most extreme ones, and ties to the last bit."""
+    """Neurons without synapses, so that the input is their a: the most extreme values, and ties to the last bit."""
     net = ProgramBuilder((4, 6, 5))
     vth, mantissas = 1000, np.array([0, 4095, -4095, 1], dtype=np.int16)
     net.add("relay", Relay(GRADED, np.zeros(4, dtype=np.int32), LOIHI.a_max), "input")

@@ -38,7 +38,7 @@ from support.traces import assert_same_trace
 def alone(
     seed: int, vth: int, dv: int, even: bool, most: int, timesteps: int, frames: bool
 ) -> tuple[Program, np.ndarray]:
-    """A population that is given ties among others."""
+    """A population with many ties in its input."""
     net = ProgramBuilder((4, 3, 5), seed)
     net.integer_lif("levels", "input", vth=vth, dv=dv, even=even, most=most)
     op = net.nodes["levels"].op
@@ -103,7 +103,7 @@ def test_levels_are_those_of_fractions(even: bool, dv: int) -> None:
 
 
 class Rounds(torch.autograd.Function):
-    """As authors write it: a function of its own, for its gradient."""
+    """Rounding as authors write it: a function of its own, for its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, most: int) -> torch.Tensor:
@@ -172,7 +172,7 @@ IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
 def assert_verifies(compiled: Compiled, samples: torch.Tensor, backend: str = "sim", *, exact: bool = True) -> None:
-    """No level differs in any check that must hold, and populations have levels above one."""
+    """Require that no level differs in any check that must hold, and that populations send levels above one."""
     result = compiled.verify(samples, backend=backend)
     assert result.equivalent
     levels = sum(result.layers.values())
@@ -208,7 +208,7 @@ def test_a_level_is_one_event() -> None:
         sent = (levels[name] != 0).sum((1, 2))
         np.testing.assert_array_equal(cost.activity.spikes[name], sent.reshape(cost.activity.spikes[name].shape))
     assert cost.activity.sops["proj.0"].sum() == 8 * np.count_nonzero(levels["attended"])
-    # of the second product each q meets four of v, and of the first each v four of k, tokens being more than channels
+    # in the second product each q meets four v, in the first each v four k, as tokens are more than channels
     wanted = 4 * (np.count_nonzero(levels["q_levels"]) + np.count_nonzero(levels["v_levels"]))
     attention = next(node.name for node in compiled.program if isinstance(node.op, SpikeAttention))
     assert cost.activity.sops[attention].sum() == wanted
@@ -242,7 +242,7 @@ def test_counts_that_no_graded_spike_holds_are_refused() -> None:
 
 
 class Remembers(nn.Module):
-    """SpikeYOLO's neurons: a quarter of what the last step left stays."""
+    """SpikeYOLO's neurons: the share ``decay`` of what the last step left stays."""
 
     def __init__(self, decay: float, *, backwards: bool = False, fills: bool = False) -> None:
         super().__init__()
@@ -264,7 +264,7 @@ class Remembers(nn.Module):
 
 
 class OverTime(nn.Module):
-    """Such neurons between convolutions; it takes (T, N, 3, 4, 4)."""
+    """Neurons that remember, between convolutions; it takes (T, N, 3, 4, 4)."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()

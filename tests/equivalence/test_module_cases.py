@@ -32,7 +32,7 @@ def net(*modules: nn.Module) -> nn.Sequential:
 
 
 class Case(nn.Module):
-    """Two populations, (T, N, 4, 6, 6), what a test makes of them, and, behind layers, neurons and a classifier."""
+    """Two populations, (T, N, 4, 6, 6), a test's ``join`` of them, and its layers, neurons and a classifier, if any."""
 
     def __init__(self, join: Join, *rest: nn.Module, channels: int = 4) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Case(nn.Module):
 
 
 def settled(module: nn.Module, example: torch.Tensor) -> nn.Module:
-    """In eval mode, its normalisations as one batch leaves them."""
+    """The module in eval mode; its normalisations hold the statistics of one batch."""
     for each in module.modules():
         if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d):
             each.momentum = 1.0
@@ -295,7 +295,7 @@ def test_what_has_no_lowering_is_named_with_the_way_out(module: nn.Module, words
 
 
 class Enlarges(nn.Module):
-    """As VGG does with small images: 7 x 7 averages of fewer pixels, then linear layers."""
+    """As VGG with small images: an average pool enlarges the image to 7 x 7 pixels, then linear layers."""
 
     def __init__(self, *rest: nn.Module) -> None:
         super().__init__()
@@ -320,7 +320,7 @@ def test_layers_of_enlarged_images_keep_their_weights(kind: str) -> None:
 
 
 class Bordered(nn.Module):
-    """A normalisation, and around what it makes a border of what it makes of zero, as RepConv has it."""
+    """A normalisation whose output gets a border of the value that it gives for zero, as in RepConv."""
 
     def __init__(self, *, factor: float = 1.0, sides: int = 4) -> None:
         super().__init__()

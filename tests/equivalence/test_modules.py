@@ -1,4 +1,4 @@
-"""Modules in memory: their spikes, those of every float graph, of Lava, and of the quantized module, all the same."""
+"""Modules in memory: the module, every float graph, Lava and the quantized module fire the same spikes."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Case:
     """A module and samples for it.
 
     Attributes:
-        make: Makes it, given how to make neurons.
-        example: As its forward takes samples.
+        make: Makes the module, given a function that makes neurons.
+        example: Samples in the form that the module's forward takes.
     """
 
     make: Callable[[MakeNeuron], nn.Module]
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def samples(self) -> torch.Tensor:
-        """As ``verify`` takes samples."""
+        """The example in the form that ``verify`` takes."""
         return self.example if self.example.dim() in (2, 4) else self.example.transpose(0, 1)
 
 
@@ -56,7 +56,7 @@ def rand(*shape: int) -> torch.Tensor:
 
 
 def linear(make: MakeNeuron) -> nn.Module:
-    """Of vectors, without any bias."""
+    """A network of vectors in which only the last layer has a bias."""
     module = nn.Sequential(
         layer.Linear(12, 16, bias=False), make(), layer.Linear(16, 10, bias=False), make(), layer.Linear(10, 4)
     )
@@ -77,7 +77,7 @@ def compiled(case: Case, make: MakeNeuron, options: CompileOptions | None = None
 
 
 def assert_equal(result: Verification, *, exact: bool = True) -> None:
-    """Nothing differs in any check that must hold, and every check ran."""
+    """Require that nothing differs in any check that must hold, and that every check ran."""
     assert result.equivalent
     assert set(result.checks) == {FLOAT_GRAPH, BACKEND, QUANTIZED, ORIGINAL}
     assert result.checks[QUANTIZED].demanded == exact
@@ -172,9 +172,10 @@ def test_neurons_without_leak_are_exact_for_any_time() -> None:
     ("make", "settled"), [(integrate_and_fire, True), (lif, False), (lambda: neuron.LIFNode(v_reset=None), True)]
 )
 def test_ties_fall_alike(make: MakeNeuron, monkeypatch: pytest.MonkeyPatch, *, settled: bool) -> None:
-    """Loihi fires above its threshold, SpikingJelly at it: a surplus settles every tie, or the shift of the biases.
+    """Loihi fires above its threshold, SpikingJelly at it: a surplus or the shift of the biases settles every tie.
 
-    A LIF's bias of some units fills its mantissa, an IF's threshold and our own neurons' bias have always room.
+    A LIF's bias of some units fills its mantissa and leaves no room for a surplus. An IF's threshold and the bias of
+    our own neurons always have room.
     """
     case = Case(lambda make: MembraneBlock(5, make), torch.round(4 * rand(4, 4, 3, 8, 8)).double() / 4)
     network = resformer.compile(coarse(calibrated(case.make(make), case.example.float())), case.example)
@@ -201,7 +202,7 @@ def test_vectors_and_a_module_that_has_no_bias() -> None:
 
 
 def voting(make: MakeNeuron) -> nn.Module:
-    """As SpikingJelly's own networks for event data end."""
+    """A network that ends as SpikingJelly's own networks for event data do."""
     module = nn.Sequential(
         layer.Conv2d(3, 4, 3, padding="same", bias=False),
         layer.BatchNorm2d(4),

@@ -157,7 +157,7 @@ def test_networks_verify(backend: str, tmp_path: Path) -> None:
 
 
 def test_its_silence_is_told(tmp_path: Path) -> None:
-    """By what is recorded, and without a record by logits that are all zero."""
+    """A record shows it, and without a record logits that are all zero do."""
     nodes = (nir.Linear(-np.ones((3, 6))), nir.IF(np.ones(3), np.ones(3)), nir.Linear(np.ones((2, 3))))
     path = write(tmp_path / "n.nir", chain((6,), *nodes))
     compiled = resformer.compile(path, target="sim", options=OPTIONS)
@@ -170,8 +170,8 @@ def test_its_silence_is_told(tmp_path: Path) -> None:
 
 
 def test_a_difference_in_a_count_is_seen(tmp_path: Path) -> None:
-    """Twice where there should be once is as wrong as once where there should be nothing."""
-    # in a single step, those that fire are the same, and only how often is not
+    """Two spikes instead of one are as wrong as one spike instead of none."""
+    # in a single step the same neurons fire, and only how often they fire differs
     options = replace(OPTIONS, timesteps=1)
     path = network(tmp_path)
     write_build(compile_network(path, options), tmp_path / "b", ["sim"], options)

@@ -1,4 +1,4 @@
-"""A netx network of every kind of layer: each backend gives the program's spikes, which are its file's integers'."""
+"""A netx network of every kind of layer: each backend gives the program's spikes, which the file's integers define."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(8)
     maps = conv(even(rng, (4, 1, 3, 3)), (4, 2, 2), stride=[2, 2], groups=2, bias=rng.integers(-9, 9, 4))
     wide = even(rng, (6, 16), 60)
-    wide[0, :2] = -256, 2  # two synapses hold it
+    wide[0, :2] = -256, 2  # -256 takes two synapses
     decays = neurons(
         iDecay=rng.integers(500, 4097, 6), vDecay=rng.integers(1, 2000, 6), vThMant=rng.integers(60, 99, 6)
     )

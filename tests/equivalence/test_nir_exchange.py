@@ -1,4 +1,4 @@
-"""NIR out: plain NIR wherever NIR can say it, which fires the same spikes in other frameworks."""
+"""NIR files that we write: plain NIR wherever NIR can say it, which fires the same spikes in other frameworks."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def convolutional(make: MakeNeuron) -> nn.Module:
 
 
 class Residual(MembraneBlock):
-    """Currents and spikes are added to currents; it ends in spikes."""
+    """Adds currents and spikes to currents; it ends in spikes."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
@@ -172,7 +172,7 @@ def test_the_quantized_network_fires_the_programs_spikes(name: str, make: MakeNe
 
 
 def test_neurons_of_a_sum_read_a_mean_in_the_quantized_network() -> None:
-    """The mean of currents with maxima is a sum of the program's, with thresholds that are four times as large."""
+    """In the program, the mean of four maxima is a sum, and the thresholds behind it are four times as large."""
     module, example = (
         nn.Sequential(
             layer.Conv2d(3, 4, 3),
@@ -195,7 +195,7 @@ def test_neurons_of_a_sum_read_a_mean_in_the_quantized_network() -> None:
 
 
 def test_the_quantized_network_gives_the_programs_logits() -> None:
-    """The classifier behind the last pool has a bias, which the program's, divided by the pool's area, has times it."""
+    """The program multiplies the bias of the classifier by the last pool's area, and divides the logits by it."""
     example = rand(STEPS, SAMPLES, 3, 8, 8)
     network = resformer.compile(calibrated(MembraneBlock(4, lif), example), example, "nir")
     compilation, program = network.compilation, network.program
@@ -209,7 +209,7 @@ def test_the_quantized_network_gives_the_programs_logits() -> None:
 
 @pytest.mark.parametrize(("make", "settled"), [(integrate_and_fire, True), (lif, False)], ids=["IF", "LIF"])
 def test_the_quantized_network_needs_no_shift_of_ties(make: MakeNeuron, *, settled: bool) -> None:
-    """It fires above its thresholds: with weights in halves, at them would be something else, unless ties fire."""
+    """It fires above its thresholds; firing at them would change spikes, unless a surplus settled all ties."""
     module, example = (
         NETWORKS["residual"](make),
         torch.round(4 * rand(STEPS, SAMPLES, 3, 8, 8)).double() / 4,
@@ -242,7 +242,7 @@ def test_the_quantized_network_holds_its_integers(saved: tuple[Compiled, Array, 
 
 
 def test_the_float_network_is_a_file_that_we_compile(saved: tuple[Compiled, Array, Path]) -> None:
-    """It says all that compiling needs, T and SpikingJelly's ``>=`` too."""
+    """The file states all that compiling needs, also T and SpikingJelly's ``>=``."""
     network, samples, build = saved
     again = compile_nir(build / "network.nir")
     assert again.program.timesteps == STEPS
@@ -264,7 +264,7 @@ def test_the_float_network_is_a_file_that_we_compile(saved: tuple[Compiled, Arra
 
 
 def test_the_quantized_network_is_a_file_that_we_compile(saved: tuple[Compiled, Array, Path]) -> None:
-    """As anyone's file, by NIR's words alone."""
+    """It is read like anyone's file, by what NIR itself defines."""
     network, samples, build = saved
     imported = import_nir(build / "quantized.nir", timesteps=STEPS)
     assert_fires_the_programs_spikes(imported, network.program, samples)
@@ -305,7 +305,7 @@ def test_the_quantized_network_of_a_nir_file(framework: str, tmp_path: Path) -> 
 
 
 def spikes_of_nirtorch(module: Any, sample: Array) -> Array:
-    """What an executor of nirtorch's gives, (T, F)."""
+    """The output of an executor of nirtorch's, (T, F)."""
     state, outputs = None, []
     for frame in torch.from_numpy(sample).float():
         output, state = module(frame, state) if state is not None else module(frame)
@@ -346,7 +346,7 @@ def test_other_frameworks_fire_the_same_spikes(
     _, samples, build = saved
     graph = read_nir(build / file)
     if framework == "norse" and any(isinstance(node.op, nir.AvgPool2d) for node in graph):
-        # other spikes or, as it orders layers differently from run to run, an error of shapes
+        # it gives other spikes, or an error of shapes, since its order of layers differs from run to run
         reason = "Norse 1.1 leaves average pools out as it reads, so what it runs is another network"
         request.applymarker(pytest.mark.xfail(raises=(AssertionError, RuntimeError), strict=True, reason=reason))
     expected = float_interpreter.run(graph, samples).numpy()

@@ -73,7 +73,7 @@ def test_the_file_gives_its_frameworks_spikes(network: Written) -> None:
 
 @pytest.mark.parametrize("backend", ["lava", "sim", "onnx"])
 def test_every_backend_gives_the_programs_spikes(network: Written, tmp_path: Path, backend: str) -> None:
-    # what comes in are spikes
+    # the input is spikes
     options = CompileOptions(timesteps=network.timesteps, dt=network.dt, input_kind="frames")
     write_build(compile_nir(network.path, options), tmp_path / "b", ["lava"], options)
     build = read_build(tmp_path / "b")
@@ -411,7 +411,7 @@ def test_calibrated_recurrent_networks_verify(name: str, backend: str, tmp_path:
 
 @pytest.mark.parametrize("name", READOUTS)
 def test_potentials_of_the_readout_are_those_of_the_float_network(name: str, tmp_path: Path) -> None:
-    """Decays of 12 bits and weights of 8 change them; what they leak to, scales and gains do not."""
+    """Only decays of 12 bits and weights of 8 change them a little; resting potentials, scales and gains are kept."""
     rng = np.random.default_rng(5)
     path = write(tmp_path / "network.nir", NETWORKS[name](lambda *shape: rng.normal(scale=0.5, size=shape)))
     imported = import_nir(path, dt=1e-4, timesteps=12, input_kind="frames")
@@ -426,7 +426,7 @@ def test_potentials_of_the_readout_are_those_of_the_float_network(name: str, tmp
 
 @pytest.mark.parametrize("delay", [True, False])
 def test_snntorchs_subtractions(delay: bool, tmp_path: Path) -> None:
-    """Inputs of up to four thresholds: what stays above one in the next step is where its ways differ."""
+    """Inputs of up to four thresholds: the two resets differ where a potential stays above its threshold."""
     torch = pytest.importorskip("torch")
     snntorch = import_framework("snntorch", "snntorch")
     currents = 4 * torch.rand(12, 3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

@@ -45,7 +45,7 @@ WIDE = CompileOptions(quantization=QuantizationConfig(weight_bits=10))
 
 @pytest.fixture(params=["checkpoint", "module", "residual module", "soft module", "file", "recurrent file"])
 def make(request: pytest.FixtureRequest, make_model: Callable[..., SpikingResformer]) -> Make:
-    """Builds of networks of each source."""
+    """A function that writes a build of a network, for each source of networks."""
     kind = request.param
 
     def of_checkpoint(folder: Path, options: CompileOptions) -> Path:
@@ -86,7 +86,7 @@ def make(request: pytest.FixtureRequest, make_model: Callable[..., SpikingResfor
 
 
 def integers(program: Program) -> Program:
-    """A program without what its metadata say of where it came from."""
+    """A program without the metadata that state where it came from."""
     return replace(program, metadata={key: program.metadata[key] for key in ("dt", "input")})
 
 
@@ -96,7 +96,7 @@ def test_the_integers_are_those_of_the_first_build(make: Make, tmp_path: Path, o
     program = read_build(first.parent).program()
     again = compile_network(first, options)
     assert first_difference(integers(again.program), integers(program)) is None
-    # and so on
+    # the second build's file compiles to the same program again
     write_build(again, tmp_path / "again", ["sim"], options)
     third = compile_network(tmp_path / "again" / "network.nir", options)
     assert first_difference(third.program, again.program) is None
@@ -113,7 +113,7 @@ def test_the_kind_of_input_is_the_files_unless_it_is_chosen(tmp_path: Path) -> N
 
 
 def test_a_quantized_network_is_quantized_to_itself(make: Make, tmp_path: Path) -> None:
-    """Its weights are whole multiples already, and it says how fine its input is."""
+    """Its weights are whole multiples of a step already, and it states the scale of its input."""
     first = make(tmp_path, CompileOptions())
     again = compile_network(first.with_name("quantized.nir")).program
     assert first_difference(integers(again), integers(read_build(first.parent).program())) is None

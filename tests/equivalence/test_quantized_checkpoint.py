@@ -69,7 +69,7 @@ def real_logits(program: Program, trace: Trace) -> npt.NDArray[np.float64]:
 def assert_equivalent(
     model: SpikingResformer, lowered: Lowered, images: npt.NDArray[np.float64], *, least_live: int | None = None
 ) -> None:
-    """No spike differs, nothing saturated, and the populations fire now and then."""
+    """Require that no spike differs, that nothing saturates, and that populations fire now and then."""
     encoded = encode(lowered.program, images)
     trace = reference.run(lowered.program, encoded, record=True)
     logits, spikes = run_torch(quantized_model(model, lowered.quantized), decode(lowered.program, encoded))
@@ -77,7 +77,7 @@ def assert_equivalent(
     live = [name for name, train in trace.spikes.items() if 0 < train.count < train.size]
     assert len(live) >= (len(trace.spikes) if least_live is None else least_live), f"only {live} are live"
     assert mismatches(trace, spikes) == 0
-    # no spike depends on the shift of ties, which is what the logits differ by
+    # the shift of ties changes no spike; it is all that the logits differ by
     np.testing.assert_allclose(real_logits(lowered.program, trace), logits, rtol=0, atol=1e-6)
 
 
@@ -162,7 +162,7 @@ def test_ties_fall_alike(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_weights_that_eight_bits_hold_are_kept_exactly(make_model: MakeModel) -> None:
-    """So the quantized network is the network itself, but for the shift, where a bias leaves a surplus no room."""
+    """So the quantized network equals the network, but for shifts where a bias leaves no room for a surplus."""
     model = coarse_model(make_model, seed=3)
     quantized = lower(import_model(model)).quantized
     state = quantized_state(quantized)
@@ -189,8 +189,8 @@ def test_where_potentials_are_rounded_spikes_are_only_close(make_model: MakeMode
     encoded = encode(lowered.program, images)
     trace = reference.run(lowered.program, encoded, record=True)
     _, spikes = run_torch(quantized_model(model, lowered.quantized), decode(lowered.program, encoded))
-    # The first population sees the same currents, so that only the rounding of its own potentials counts; what it does
-    # to a spike here and there spreads from layer to layer.
+    # The first population gets the same currents, so that only the rounding of its own potentials counts. The few
+    # spikes that this changes then change others from layer to layer.
     first = lowered.program.lif_names[0]
     train = trace.spikes[first]
     assert (train.dense() != spikes[first]).mean() < 0.002

@@ -1,4 +1,4 @@
-"""SpikingJelly's recurrent containers: what neurons fired one step ago leads back to them by synapses of their own."""
+"""SpikingJelly's recurrent containers: spikes of one step ago lead back to their neurons by synapses of their own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def frames() -> torch.Tensor:
 
 
 def stepping(container: nn.Module) -> nn.Module:
-    """A container that takes all steps, and steps what it holds."""
+    """The container, set to take all steps at once and to give its module one step at a time."""
     functional.set_step_mode(container.sub_module, "s")
     container.step_mode = "m"
     return container
@@ -51,7 +51,7 @@ def net(*modules: nn.Module) -> nn.Sequential:
 
 
 def behind_spikes(container: nn.Module, size: int = 8) -> nn.Module:
-    """A container that reads spikes."""
+    """A network in which a container reads spikes."""
     return net(layer.Linear(12, 8), low(), container, layer.Linear(size, 3))
 
 
@@ -104,7 +104,7 @@ def convolved() -> nn.Module:
 
 
 class Branches(nn.Module):
-    """Neurons that are given a value by two ways."""
+    """Neurons that get the same value by two paths."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ def test_what_cannot_lead_back_is_refused(container: nn.Module, words: str) -> N
 
 
 class Reading(nn.Module):
-    """A container, and other neurons that read what its own are given."""
+    """A container, and other neurons that read the input of the container's neurons."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class Reading(nn.Module):
 
 
 class Keeping(nn.Module):
-    """Neurons that keep what they are given."""
+    """A layer and neurons; the neurons' input is kept as an attribute."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -78,7 +78,7 @@ def test_more_bits_make_the_local_error_a_tenth(path: Path, builds: dict[int, Bu
 @pytest.mark.parametrize("kind", ["frames", "static"])
 @pytest.mark.parametrize("seed", [0, 4])
 def test_the_recurrent_synapses_alone_gain_a_tenth(tmp_path: Path, seed: int, kind: InputKind) -> None:
-    """Whatever is brought in, of which the layer's own error is mostly where pixels are rounded."""
+    """This holds for any input, also for pixels, whose rounding makes most of the whole layer's error."""
     path, errors = uneven(tmp_path / "network.nir", seed), {}
     samples = SAMPLES if kind == "frames" else np.random.default_rng(1).random((6, 6))
     for bits in BITS:
@@ -94,7 +94,7 @@ def test_the_recurrent_synapses_alone_gain_a_tenth(tmp_path: Path, seed: int, ki
         (alone,) = (each for each in result.local if each.layer.onto == "s")
         (whole,) = (each for each in result.local if each.layer.population == "s")
         assert (alone.layer.name, whole.layer.name) == ("s, recurrent", "in + s")
-        # the network is given what the layer is, which the two parts make together
+        # the recurrent synapses are compared at as many values as the whole layer
         assert alone.tally.squared_current > 0
         assert alone.tally.values == whole.tally.values
         errors[bits] = alone

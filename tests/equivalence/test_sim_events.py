@@ -30,7 +30,7 @@ def synapses(
     outputs: int = 8, channels: int = 16, *, kernel: Pair = (3, 3), stride: Pair = (1, 1), padding: Pair = (1, 1),
     dilation: Pair = (1, 1), groups: int = 1, images: int = 3, size: Pair = (6, 5), largest: int = 127,
 ) -> Synapses:  # fmt: skip
-    """Random ones."""
+    """Random synapses."""
     rng = np.random.default_rng(outputs * channels)
     weight = rng.integers(-largest - 1, largest + 1, (outputs, channels // groups, *kernel)).astype(np.int8)
     exponents, bias = rng.integers(0, 3, outputs).astype(np.int8), rng.integers(-99, 99, outputs).astype(np.int32)
@@ -41,7 +41,7 @@ def synapses(
 
 
 def defined(of: Synapses, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """What a convolution is, target by target in plain integers, (images * R * S, outputs)."""
+    """The convolution by its definition, target by target in plain integers, (images * R * S, outputs)."""
     (top, left), (down, along), (rows, columns) = of.padding, of.dilation, of.kernel
     made = of.window.targets(of.size)
     padded = np.pad(image.astype(np.int64), ((0, 0), (top, top), (left, left), (0, 0)))
@@ -86,7 +86,7 @@ def test_convolutions_are_what_they_are_defined_as(case: str, density: float) ->
 
 
 def test_the_largest_sums_of_each_sign_are_held() -> None:
-    """All weights of an output alike, and every input a spike: chunk by chunk no sum may leave 16 bits."""
+    """All weights of an output are equal and every input spikes; even so, no sum of a chunk may exceed 16 bits."""
     for channels in (255, 256, 257, 512, 1023, 2048):
         of = synapses(3, channels, kernel=(1, 1), padding=(0, 0), images=1)
         for extreme in (127, -128):
@@ -104,7 +104,7 @@ def test_weights_of_one_sign_are_cut_where_they_must() -> None:
 
 
 def test_what_a_thread_summed_before_does_not_matter() -> None:
-    """Memory is used again, by convolutions of other sizes."""
+    """Convolutions of other sizes use the same memory again."""
     rng = np.random.default_rng(3)
     for case in (*CASES, *reversed(CASES)):
         of = CASES[case]

@@ -27,7 +27,7 @@ from support.program_builder import ProgramBuilder, tiny_resformer
 from support.sim_runs import assert_same_as
 
 SUSPECT = [
-    # channels, kernel, stride, map: what an Intel Xeon with AMX sums wrongly, or did with fewer instructions
+    # channels, kernel, stride, map: shapes that an Intel Xeon with AMX sums wrongly, or did with fewer instructions
     (32, 4, 4, 16),
     (48, 4, 4, 8),
     (32, 6, 6, 12),
@@ -55,7 +55,7 @@ INSTRUCTIONS = {
     "AVX512_CORE": "avx512bw",
     "AVX512_CORE_VNNI": "avx512_vnni",
 }
-"""What oneDNN may be told to use beside all that there is, and the flag of processors that can."""
+"""Instruction sets to which oneDNN can be limited, and the flag of processors that have them."""
 
 
 def a_convolution(channels: int, kernel: int, stride: int, size: int) -> tuple[Program, np.ndarray]:
@@ -70,7 +70,7 @@ def a_convolution(channels: int, kernel: int, stride: int, size: int) -> tuple[P
 
 @pytest.fixture
 def nothing_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No verdict of another test, and a machine that takes a library's products of int8 before all else."""
+    """Forget the verdicts of other tests, and let sim take a library's int8 products before all others."""
     monkeypatch.setattr(products, "VERDICTS", {})
     monkeypatch.setattr(cpu_kernels, "int8_matrices_pay", lambda: True)
     monkeypatch.setattr(cpu_kernels, "events_pay", lambda: False)
@@ -105,7 +105,7 @@ def test_networks_like_those_for_gestures(make_model: Callable[..., Any], tmp_pa
 
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
 def test_whatever_instructions_a_machine_has(instructions: str) -> None:
-    """The tests above in a process whose oneDNN is told what it may use; here they run with all that it has."""
+    """Runs the tests above in a process whose oneDNN is limited to some instructions; here they run with all."""
     cpuinfo = Path("/proc/cpuinfo")
     known = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
     if INSTRUCTIONS[instructions] not in known:
@@ -127,7 +127,7 @@ def test_whatever_instructions_a_machine_has(instructions: str) -> None:
 
 
 def flip_one(kernel: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A kernel whose last sum is one too large; products of int64 are left right, as the last resort."""
+    """A kernel whose last sum is one too large; int64 products, which are the last resort, stay right."""
 
     def broken(*arguments: Any, **options: Any) -> torch.Tensor:
         made = kernel(*arguments, **options)
@@ -188,7 +188,7 @@ def test_a_kernel_that_breaks_later_is_noticed_by_self_check(kernel: str, monkey
 @NEEDS_INT8
 @pytest.mark.usefixtures("nothing_tried")
 def test_products_of_fused_attention_are_tried_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of a library; test_sim_strips tries our own."""
+    """The products are a library's; test_sim_strips tries our own."""
     monkeypatch.setattr(cpu_kernels, "strip_kernels", tuple)
     net = ProgramBuilder((16, 8, 8))
     x = net.lif("x", "input", vth=5, bias=0)
@@ -275,7 +275,7 @@ SIZES = st.integers(1, 5)
 def test_the_check_of_synapses_finds_every_single_error(
     data, groups, per_group, kernel, stride, padding, dilation, biased, graded
 ) -> None:
-    """It accepts torch's float64 convolution, and no result of which one sum is wrong."""
+    """It accepts torch's float64 convolution, and no result with one wrong sum."""
     outputs = groups * per_group[1]
     synapses = Synapses(
         name="conv",
@@ -312,7 +312,7 @@ def test_the_check_of_synapses_finds_every_single_error(
 
 @pytest.mark.parametrize("types", [(torch.float64, torch.float32), (torch.float32, torch.float32)])
 def test_types_that_hold_the_real_sums_are_not_tried_with_larger_ones(types: tuple[torch.dtype, torch.dtype]) -> None:
-    """Weights below 1 make sums that float32 holds; the largest of their type would not, in kernels that all hold."""
+    """Float32 holds the sums of these weights of 1, but not those of the largest int8 weights."""
     synapses = Synapses(
         name="dense",
         weight=np.ones((8, 63, 1, 1), np.int8),
@@ -366,7 +366,7 @@ def test_the_check_of_int8_products_finds_every_single_error() -> None:
 
 
 def test_trials_reach_the_largest_sums_of_int8() -> None:
-    """Weights of either extreme under spikes everywhere: where instructions saturate, it shows."""
+    """Trials have weights of either extreme and spikes everywhere, which shows instructions that saturate."""
     net = ProgramBuilder((64, 4, 4))
     net.conv("conv", "input", 16)
     op = net.nodes["conv"].op

@@ -35,7 +35,7 @@ def test_saturating_networks(timesteps: int) -> None:
     ids=lambda fields: "_".join(map(str, fields.values())) or "default",
 )
 def test_compiled_networks(make_model: Callable[..., SpikingResformer], tmp_path: Path, fields: dict[str, Any]) -> None:
-    """What the compiler makes of tau = 2 and of PLIF, of images and of frames."""
+    """Compiled networks of tau = 2 and of PLIF, for images and for frames."""
     program = compiled(make_model(**fields), tmp_path)
     steps = program.timesteps if program.metadata.get("input") == "frames" else None
     samples = images(program, 3, steps)
@@ -45,7 +45,7 @@ def test_compiled_networks(make_model: Callable[..., SpikingResformer], tmp_path
 
 
 def test_batches_of_any_size(make_model: Callable[..., SpikingResformer], tmp_path: Path) -> None:
-    """Tiles side by side and shared ones, and each sample's logits whatever it is run with."""
+    """Each sample's logits are the same, whatever the number of threads, the batch size and the samples beside it."""
     program = compiled(make_model(), tmp_path)
     samples = images(program, 7)
     expected = reference.run(program, samples, record=True)
@@ -76,7 +76,7 @@ def test_no_samples(make_model: Callable[..., SpikingResformer], tmp_path: Path)
 
 
 def test_one_backend_runs_several_programs(make_model: Callable[..., SpikingResformer], tmp_path: Path) -> None:
-    """And images after frames: nothing of one run stays in the next."""
+    """It also runs frames after images: nothing of one run stays in the next."""
     programs = [compiled(make_model(seed=seed), tmp_path) for seed in (1, 2)]
     backend = sim_backend()
     for program in (*programs, *programs):

@@ -140,7 +140,7 @@ def test_neurons(seed, channels, timesteps, dv, du, vth, promised, scale) -> Non
 
 @pytest.mark.parametrize("dv", [1, 1000, 2047, 2048, 3001])
 def test_large_potentials_decay_to_the_last_bit(dv: int) -> None:
-    """Products of 23 bits and 12, which float32 rounds, bring neurons to their threshold or just above."""
+    """Products of 23-bit and 12-bit integers, which float32 rounds, bring neurons to their threshold or just above."""
     channels, vth = 64, 100_000
     net = ProgramBuilder((channels, 1, 2))
     bias, samples = np.zeros(channels, np.int16), np.zeros((1, 2, channels, 1, 2), np.int32)
@@ -193,7 +193,7 @@ def test_a_current_that_would_wrap_is_refused() -> None:
     timesteps=st.integers(1, 3),
 )
 def test_sums_relays_and_neurons(seed, channels, summands, limit, frames, promised, timesteps) -> None:
-    """Summed with what is the same at all steps, and read more than once."""
+    """Sums with values that are the same at all steps, and nodes that are read more than once."""
     net = ProgramBuilder((channels, 3, 4), seed)
     first = net.lif("first", net.conv("conv0", "input", channels))
     parts = [net.conv(f"part{index}", first, channels) for index in range(summands - 1)]
@@ -238,7 +238,7 @@ def test_pools(seed, kind, kernel, stride, padding, frames, promised) -> None:
     scale=st.sampled_from([1, 100, 30_000, 2**23 - 60]),
 )
 def test_products(seed, heads, per_head, patch, patches, transpose, limit, scale) -> None:
-    """Each with neurons that no fused step reads: a y of one digit or of four, saturating or not."""
+    """Products that are not fused with neurons: a y of one digit or of four, saturating or not."""
     size = tuple(one * many for one, many in zip(patch, patches, strict=True))
     net = ProgramBuilder((heads * per_head, *size), seed)
     y = net.max_pool("y", "input", patch, patch, (0, 0))
@@ -282,7 +282,7 @@ def test_attention(seed, heads, per_head, patch, patches, limits, weight_exp, ti
 
 
 def test_attention_over_more_steps_than_potentials_have_fraction_bits() -> None:
-    """Small sums and thresholds: after seven steps halving truncates, and half a unit is the threshold's side."""
+    """Small sums and thresholds: after seven steps halving truncates, and half a unit decides whether neurons fire."""
     channels, heads = 16, 2
     net = ProgramBuilder((channels, 8, 8))
     x = net.lif("x", "input", vth=20, bias=0)
@@ -302,7 +302,7 @@ def test_attention_over_more_steps_than_potentials_have_fraction_bits() -> None:
 
 
 def test_spikes_of_a_map_gate_the_second_product() -> None:
-    """What comes as (C, H, W) is read as (heads, n, H * W)."""
+    """Spikes (C, H, W) are read as (heads, n, H * W)."""
     net = ProgramBuilder((2, 4, 9))
     spikes = net.lif("spikes", "input", vth=5)
     y = net.conv("y", net.lif("z", net.conv("to_z", "input", 6)), 6)

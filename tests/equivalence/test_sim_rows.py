@@ -1,4 +1,4 @@
-"""E2 of threads that share a sample by the rows of loops: whatever the cut, what one thread alone makes."""
+"""E2 of threads that share a sample by the rows of loops: however rows are cut, the result is that of one thread."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_parts_error_is_the_callers_when_all_have_ended(pool: ThreadPoolExecut
 def test_samples_shared_by_rows_are_the_references(
     by_events: bool, make_model: Callable[..., SpikingResformer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By three threads, and loops are shared however small."""
+    """Three threads share all loops, however small the loops are."""
     if by_events and (lacking := what_events_lack()):
         pytest.skip(lacking)
     pytest.importorskip("numba")

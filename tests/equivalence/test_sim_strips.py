@@ -1,4 +1,4 @@
-"""E2 of DSSA by strips: every kernel of this machine against the reference, and what becomes of one that is wrong."""
+"""E2 of DSSA by strips: every kernel of this machine against the reference, and what replaces a wrong kernel."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SHAPES = [
 
 @pytest.fixture(params=KERNELS)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A machine with but one of the kernels."""
+    """The only kernel that sim finds, as on a machine that has no other."""
     found = [each for each in strip_kernels() if each.name == request.param]
     if not found or cpu_kernels.compiled_loops() is None:
         pytest.skip(f"this processor, or numba, has no {request.param}")
@@ -53,7 +53,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 def an_attention(
     channels: int, heads: int, size: int, patch: int, exponent: int
 ) -> tuple[Program, npt.NDArray[np.int32]]:
-    """DSSA with clips, floors and ties, of which y1 is large as its weights' exponent says."""
+    """DSSA with clips, floors and ties; the exponent of y1's and y2's weights sets how large y1 is."""
     net = ProgramBuilder((channels, size, size), size)
     x = net.lif("x", "input", vth=5, bias=0)
     for name in ("y1", "y2"):
@@ -122,7 +122,7 @@ def test_a_wrong_product_is_replaced(kernel: str, monkeypatch: pytest.MonkeyPatc
 
 
 def shown(kernel: str) -> str:
-    """The size of either product of the first shape."""
+    """The size of each product of the first shape, as notes state it."""
     return "16x32 by 32x16" if kernel == KERNELS[2] else "16x64 by 64x16"
 
 
@@ -158,7 +158,7 @@ def test_attention_that_counts_wrongly_is_replaced(count: int, kernel: str, monk
 
 @pytest.mark.parametrize("name", ["attend", "multiply_all"])
 def test_what_numba_does_not_compile_is_replaced(name: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A version of LLVM may have the instructions under other names."""
+    """Another version of LLVM may have the instructions under other names."""
     from numba.core.errors import NumbaError
 
     def refuse(*_arguments: Any) -> None:
@@ -173,7 +173,7 @@ def test_what_numba_does_not_compile_is_replaced(name: str, kernel: str, monkeyp
 
 @pytest.mark.parametrize("ties", [(True, False), (False, True), (False, False)])
 def test_where_no_ties_are_counted_the_trial_counts_none(ties: tuple[bool, bool], kernel: str) -> None:
-    """numba makes other code of what counts none."""
+    """numba compiles other code where ties are not counted."""
     (chosen,) = cpu_kernels.strip_kernels()
     head = HeadAttention("out", 4, 8, 49, ties)
     met = np.zeros(6, np.int64)
@@ -205,7 +205,7 @@ def test_the_trial_of_attention_meets_all_that_it_counts(width: int, patches: in
 @pytest.mark.parametrize("words", [False, True])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_check_of_strips_finds_every_single_error(steps: int, words: bool) -> None:
-    """Its digits are laid out as the kernels' are: a product of plain integers passes, and no other does."""
+    """Digits are laid out as for the kernels; the check passes a product of plain integers, and no other."""
     product = StripProduct("product", steps, 64, 16, words)
     terms, types = (32, (np.int16, np.int16)) if words else (64, (np.uint8, np.int8))
     for drawn, (spikes, digits, _) in product.trials(2**31):
@@ -227,7 +227,7 @@ def test_kernels_of_strips_are_right_and_wrap_nothing(kernel: str) -> None:
     for depth, columns in ((64, 16), (128, 48), (448, 64), (192, 208)):
         product = StripProduct("product", 2, depth, columns, in_words(chosen))
         assert Products().choose([product], [chosen]) is chosen
-        # what is laid out for another kernel it does not sum rightly, and so is found out
+        # a kernel sums operands wrongly that are laid out for another kernel, and the trial finds that
         assert Products().choose([replace(product, words=not product.words)], [chosen]) is None
 
 

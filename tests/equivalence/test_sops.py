@@ -23,7 +23,7 @@ from support.modules import SEWResNet, SpikingVGG, calibrated, integrate_and_fir
 from support.sop_monitor import count_sops
 
 TI = {each.name: getattr(VARIANTS["ti"], each.name) for each in dataclasses.fields(Architecture)} | {"image_size": 64}
-"""SpikingResformer-Ti but for its size; at 224 x 224, benchmarks/sops.py counts it."""
+"""SpikingResformer-Ti for 64 x 64 pixels; benchmarks/sops.py counts it at 224 x 224."""
 
 MNIST = Path(__file__).parents[2] / "examples" / "mnist"
 
@@ -69,7 +69,7 @@ def test_mnist() -> None:
     ],
 )
 def test_modules_whose_layers_read_counts(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
-    """By hooks on the module: each value that is not zero is one event."""
+    """Compared with counts by hooks on the module; each value that is not zero is one event."""
     example = torch.rand(shape, generator=torch.Generator().manual_seed(1))
     compiled = resformer.compile(calibrated(make(), example), example, "sim")
     samples = (example if example.dim() == 4 else example.transpose(0, 1)).numpy()

@@ -20,7 +20,7 @@ from support.modules import calibrated
 
 @pytest.fixture
 def zoo(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """A module of the zoo; the torchvision that it imports, for weights to download, need not fit this torch."""
+    """Imports modules of the zoo without torchvision, which they need only to download weights."""
     for name in ("torchvision", "torchvision.models", "torchvision.models.utils"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     sys.modules["torchvision.models.utils"].load_state_dict_from_url = None  # type: ignore[attr-defined]
@@ -64,7 +64,7 @@ def test_spiking_resnet(zoo: Callable[[str], Any]) -> None:
 
 def test_spiking_vgg(zoo: Callable[[str], Any]) -> None:
     sizes, norm = [8, "M", 16, "M"], layer.BatchNorm2d
-    # without values, for its own classifier has 120 million
+    # made without values, since its own classifier has 120 million
     with torch.device("meta"):
         made = zoo("spiking_vgg").SpikingVGG(
             sizes, batch_norm=True, norm_layer=norm, init_weights=False, spiking_neuron=neuron.LIFNode
@@ -83,7 +83,7 @@ def test_parametric_lif_net(zoo: Callable[[str], Any]) -> None:
 
 
 class MembraneBlock(nn.Module):
-    """MS-ResNet's block: what neurons read is handed on, not what they fire."""
+    """MS-ResNet's block: its shortcut carries the currents that neurons read, not their spikes."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""E2 and E3 of weights of more than eight bits: two synapses a weight, one layer for all else."""
+"""E2 and E3 of weights of more than eight bits: each weight is two synapses, which count as one layer elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Samples = np.ndarray[tuple[int, ...], np.dtype[np.int32]]
 
 @pytest.fixture(scope="module", params=[9, 12])
 def stacked(make_model: Callable[..., SpikingResformer], request: pytest.FixtureRequest) -> tuple[Lowered, Samples]:
-    """A network of weights of 9 bits, which few second synapses make, or of 12, and samples."""
+    """A network with weights of 9 bits, which need few second synapses, or of 12 bits, and samples."""
     model = make_model(seed=12)
     shape = (3, model.architecture.in_channels, model.image_size, model.image_size)
     images = np.random.default_rng(7).random(shape)

@@ -44,7 +44,7 @@ def cuba(dv: int, vth: int = 300, *, soft: bool = False) -> CubaLIF:
 
 
 def at_threshold(op: Spiking, bias: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """What the neurons fire if they do so at their threshold and nothing is truncated, (T, N, F)."""
+    """What the neurons would fire, if they fired at their threshold and truncated nothing, (T, N, F)."""
     keep = 1 - np.asarray(op.decays) / 4096
     drop = op.v_drop / 64 if isinstance(op, CubaLIF) and op.soft_reset else None
     v = np.zeros(a.shape[1:])
@@ -57,7 +57,7 @@ def at_threshold(op: Spiking, bias: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 
 def inputs_full_of_ties(op: Spiking, bias: np.ndarray, timesteps: int, rng: np.random.Generator) -> np.ndarray:
-    """(T, N, F): small sums, and at one step in two what brings the potential to its threshold, or one short of it."""
+    """(T, N, F): random sums; about half of them bring the potential to its threshold, or one short of it."""
     keep = 1 - int(np.asarray(op.decays).flat[0]) / 4096
     a = rng.integers(-700, 500, (timesteps, 1000, len(bias)))
     v = np.zeros(a.shape[1:])
@@ -241,7 +241,7 @@ def populations(network: Compiled) -> dict[str, Spiking]:
 
 
 def without_surplus(network: Compiled, samples: torch.Tensor) -> int:
-    """How many ties the neurons would miss that fire above their thresholds, each given what it is given now."""
+    """How many ties the neurons would miss on the same inputs, if they had no surplus and unlowered thresholds."""
     program = network.program
     encoded = encode(samples.numpy().astype(np.float64), program).values
     given = {program[name].inputs[0]: name for name in populations(network)}
@@ -281,7 +281,7 @@ def test_a_small_network_in_lava() -> None:
 
 
 class Biased(nn.Module):
-    """A current of channels with small and with large biases, which two populations read, and one with none."""
+    """A layer in which half of the channels have a bias, read by two populations, and then a layer without biases."""
 
     def __init__(self, first: MakeNeuron, second: MakeNeuron) -> None:
         super().__init__()
@@ -299,7 +299,7 @@ class Biased(nn.Module):
 
 
 def shifts(network: Compiled, name: str) -> np.ndarray:
-    """What the quantized checkpoint takes from each bias of a layer."""
+    """What the quantized checkpoint subtracts from each bias of a layer."""
     state, op = network.quantized_state(), network.compilation.quantized[name].op
     taken: np.ndarray = op.bias * 2.0**-op.signal.scale_exp - state[f"{name}.bias"].numpy()
     return taken
@@ -327,7 +327,7 @@ def test_channels_whose_bias_fills_its_mantissa_are_counted_and_shifted() -> Non
 
 
 def test_populations_that_share_a_bias_agree() -> None:
-    """What is taken from a bias for one would keep the other from firing at its ties."""
+    """A shift of the shared bias for one population would keep the other from firing at its ties."""
     network, samples = compiled(Biased(NEURONS["IF"], NEURONS["LIF"]), 6)
     found = populations(network)
     assert not any(op.lowers_threshold for name, op in found.items() if name != "sn3")
@@ -341,7 +341,7 @@ def test_populations_that_share_a_bias_agree() -> None:
 
 @pytest.mark.parametrize(("window", "note"), [(2, ""), (3, "not demanded: the mean of 2 is rounded")])
 def test_neurons_behind_a_mean(window: int, note: str) -> None:
-    """A quarter is exact. A ninth is not, and nine of them rounded need not be one."""
+    """A quarter is exact in float64. A ninth is not, and the sum of nine rounded ninths need not be one."""
     modules = layer.Conv2d(2, 4, 1, bias=False), neuron.IFNode(), layer.AvgPool2d(window), neuron.IFNode()
     module = nn.Sequential(*modules, layer.Flatten())
     module[0].weight.data = torch.tensor([1.0, 0.5]).repeat(4, 1)[:, :, None, None]
@@ -356,7 +356,7 @@ def test_neurons_behind_a_mean(window: int, note: str) -> None:
 
 
 def test_a_mean_that_float64_rounds_does_not_lose_a_tie() -> None:
-    """A layer behind a mean of nine adds a little to its bias in the quantized checkpoint, lest a tie fall below."""
+    """In the quantized checkpoint, a layer behind a mean of nine has a slightly larger bias, so that ties fire."""
     conv = layer.Conv2d(4, 3, 1)
     modules = layer.Conv2d(2, 4, 1, bias=False), neuron.IFNode(), layer.AvgPool2d(3), conv, neuron.IFNode()
     module = nn.Sequential(*modules, layer.Flatten())

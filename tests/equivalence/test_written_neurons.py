@@ -23,7 +23,7 @@ THRESHOLD = 0.5
 
 
 class Above(torch.autograd.Function):
-    """A step with a gradient of its own, as the authors of MS-ResNet write it."""
+    """A step function with a gradient of its own, as the authors of MS-ResNet write it."""
 
     @staticmethod
     def forward(ctx: Any, potential: torch.Tensor) -> torch.Tensor:
@@ -48,7 +48,7 @@ def by_difference(x: torch.Tensor, step: int, mem: Any, spike: Any) -> tuple[tor
 
 
 def twice(x: torch.Tensor, step: int, mem: Any, spike: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of no neurons: what is left is not what the last step had."""
+    """An update that no neurons have: a potential that did not fire counts twice."""
     mem = mem * 0.25 * (2 - spike) + x[step] if step else x[step]
     return mem, (mem > THRESHOLD).float()
 
@@ -69,7 +69,7 @@ def whole_compared(x: torch.Tensor, step: int, mem: Any, spike: Any) -> tuple[to
 
 
 def bits_of_numbers(x: torch.Tensor, step: int, mem: Any, spike: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of no neurons: ~1 is -2."""
+    """An update that no neurons have: of the integer 1, ``~`` makes -2."""
     mem = mem * 0.25 * ~spike.int() + x[step] if step else x[step]
     return mem, (mem > THRESHOLD).float()
 
@@ -128,7 +128,7 @@ def test_neurons_that_are_written_out(update: Update, decay: float, fires_at: st
         op = compiled.program[name].op
         assert isinstance(op, LIF | CubaLIF)
         assert set(op.dv.flat) == {round(4096 * decay)}
-        # what fires at its threshold has the surplus that decides ties, and what does not has none
+        # only neurons that fire at their threshold may have a surplus, which decides ties
         assert bool(op.surplus.any()) <= (fires_at == ">=")
     result = compiled.verify(FRAMES.transpose(0, 1), backend="sim")
     assert all(result.fired.values())

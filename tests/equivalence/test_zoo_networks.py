@@ -45,10 +45,10 @@ ARCHITECTURES = {
         64,
     ),
 }
-"""Each with the edge of an image."""
+"""Each architecture with the edge of its images."""
 
 ROUNDED = ("Max-Former", "Max-Former, events")
-"""Those whose head reads sums too large to be sent on as they are, so that the quantized module need not be equal."""
+"""Architectures whose head reads sums too large to be sent on exactly; their quantized module need not be equal."""
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -60,8 +60,10 @@ def test_a_family_compiles(name: str) -> None:
 
 
 def test_meta_spikeformer() -> None:
-    """Its convolutions follow each other without neurons between, so that no module has a place for what they merge to;
-    among them are RepConv's, whose first pads an image that others convolve again."""
+    """No module has a place for the layer that its convolutions merge to, as no neurons lie between them.
+
+    Among them are RepConv's, the first of which pads an image that others convolve again.
+    """
     architecture = MetaSpikeFormerArchitecture(embed_dims=(4, 4, 24, 24), depths=(1, 1), num_heads=1, num_classes=3)
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     compiled = resformer.compile(calibrated(build(architecture, timesteps=2), images), images, "sim")
@@ -79,7 +81,7 @@ class CountingNet(nn.Module):
         scale: float = 0.5,
         width: int = 6,
         channels: int = 8,
-        threshold: float = 0.5,  # of two counts at once: half or twice the factor is seen in spikes
+        threshold: float = 0.5,  # two counts at once reach it: half or twice the factor changes spikes
     ) -> None:
         super().__init__()
         self.how, self.heads, self.scale = how, heads, scale
@@ -163,7 +165,7 @@ def test_what_attention_of_counts_is_refused(how: str, options: dict[str, float]
 
 
 class MaskingNet(nn.Module):
-    """Spikes that others mask, those being for all pixels, or for the channels of a head; it takes (T, N, 3, 4, 4)."""
+    """Spikes masked by spikes that stand for all pixels, or for a head's channels; it takes (T, N, 3, 4, 4)."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -247,7 +249,7 @@ def test_a_mean_that_float64_rounds_is_measured() -> None:
 
 
 def test_a_mean_of_a_stream_that_is_rounded() -> None:
-    """What is too large for one sum is sent on coarser: every backend does it alike, and the module is measured."""
+    """Values too large for one sum are sent on rounded: all backends round alike, and the module is only measured."""
     net = calibrated(StreamNet(neuron.LIFNode(v_threshold=100.0), window=(4, 4)), FRAMES)
     for norm in (net.norm, net.last_norm):
         norm.weight.data *= 64
@@ -281,7 +283,7 @@ def test_neurons_that_read_steps_and_samples_merged_are_right_of_one_sample() ->
     with pytest.warns(ResformerWarning, match=r"lif: the module's code merges T and samples before these neurons"):
         compiled = resformer.compile(net, frames[:1], "sim")
     assert_equal(compiled, frames)
-    require_same_spikes(compiled.compilation, frames)  # of two at once, each by itself
+    require_same_spikes(compiled.compilation, frames)  # two samples at once, each by itself
     with pytest.raises(UnsupportedError, match=r"or give the module one sample at a time, as the example too \(/"):
         resformer.compile(net, frames, "sim")
 

@@ -1,8 +1,8 @@
-"""Hostile inputs, many: no traceback, no hang, no memory beyond the budget, no disagreement of sim and reference.
+"""Fuzzing: no hostile input may cause a traceback, a hang, too much memory, or unequal results of sim and reference.
 
     python tests/hostile/fuzz.py --inputs 100000 --seed 1        # make fuzz N=100000 SEED=1
     python tests/hostile/fuzz.py --seed 1 --only 4711            # one input again, with its traceback
-    python tests/hostile/fuzz.py --inputs 500 --kind NIR --kind netx    # these alone; then --only needs them as well
+    python tests/hostile/fuzz.py --inputs 500 --kind NIR --kind netx    # these kinds alone; with --only, name them too
 
 Each input is made from its number and the seed alone, and runs in a process of its own, with limits of time, memory
 and disk. A table says what became of them; each distinct failure is listed with an input that shows it.
@@ -39,7 +39,7 @@ from support.fuzz.kinds import KINDS, Seeds, make_seeds
 from support.networks import make_model
 
 TELL_SECONDS = 10
-"""Between one word on how far it is and the next."""
+"""Seconds between two lines of progress."""
 
 
 @dataclass
@@ -47,12 +47,12 @@ class Tally:
     """What became of the inputs of a kind.
 
     Attributes:
-        inputs: How many there were.
-        refused: Those that a command ended with status 1 or 2.
-        ran: Those that went through.
-        seconds: The longest.
-        memory: The most, in bytes.
-        failures: By what was wrong, how often.
+        inputs: How many ran.
+        refused: How many made a command end with status 1 or 2.
+        ran: How many ran to the end of all commands.
+        seconds: The longest time of one input.
+        memory: The most memory of one input, in bytes.
+        failures: How often each failure occurred.
     """
 
     inputs: int = 0
@@ -63,7 +63,7 @@ class Tally:
     failures: Counter[str] = field(default_factory=Counter)
 
     def add(self, outcome: Outcome) -> None:
-        """Count one more."""
+        """Count one more input."""
         self.inputs += 1
         self.seconds, self.memory = max(self.seconds, outcome.seconds), max(self.memory, outcome.memory)
         if outcome.failure:
@@ -77,7 +77,7 @@ class Tally:
 def fuzz(
     seed: int, numbers: Iterable[int], seeds: Seeds, limits: Limits, kinds: Sequence[str] = tuple(KINDS)
 ) -> Iterator[tuple[int, str, Outcome]]:
-    """Run inputs of some kinds, and yield their numbers, kinds and outcomes; other kinds make other inputs of them."""
+    """Run inputs of some kinds; yields number, kind and outcome of each. The input of a number depends on ``kinds``."""
     names = list(kinds)
     weights = np.array([KINDS[name][0] for name in names])
     for number in numbers:
@@ -89,10 +89,10 @@ def fuzz(
 
 
 def seeds_in(place: Path) -> Seeds:
-    """Make what is damaged, in a folder."""
+    """Make the seeds, which inputs damage, in a folder."""
     torch.set_num_threads(1)
     seeds = make_seeds(write_tiny(make_model(in_channels=3), place), place)
-    gc.freeze()  # else each process looks at all that was imported, and the system copies it
+    gc.freeze()  # else each process collects garbage among all imported objects, and the system copies their memory
     return seeds
 
 
@@ -101,7 +101,7 @@ def main() -> int:
     try:
         return _run()
     finally:
-        gc.unfreeze()  # what is left as Python ends Triton complains of
+        gc.unfreeze()  # Triton complains of objects that are still frozen when Python ends
 
 
 def _run() -> int:
@@ -177,7 +177,7 @@ def _share(arguments: argparse.Namespace) -> int:
 
 
 def show(results: Sequence[tuple[int, str, Outcome]], wanted: int, seconds: float) -> int:
-    """Print the table, and each distinct failure; 0 if there is none and every input ran."""
+    """Print the table, and each distinct failure; returns 0 if there is no failure and every input ran, else 1."""
     tallies: dict[str, Tally] = defaultdict(Tally)
     examples: dict[tuple[str, str], int] = {}
     for number, name, outcome in sorted(results, key=lambda each: each[0]):

@@ -1,8 +1,8 @@
-"""Kills commands at random moments, and sees that nothing is left of them: ``make kill-rounds N=50``.
+"""Kills commands at random moments, and checks that they leave nothing behind: ``make kill-rounds N=50``.
 
 Each round starts compile, run or verify (the latter two in Lava) and ends it by SIGKILL, SIGTERM or SIGINT. Afterwards
-no process of theirs may live, no shared memory and no temporary file may be left, the build must be whole, and a file
-of the user's in it must be there. What SIGKILL leaves beside an output, the next command with this output removes.
+none of its processes may live, no shared memory and no temporary file may be left, the build must be whole, and a file
+of the user's in it must be there. The next command with the same output removes what SIGKILL left beside that output.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from resformer.compiler.files.digest import sha256
 MNIST = Path(__file__).parents[2] / "examples" / "mnist"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 PROGRESS = re.compile(r"\[\d+:\d\d\] ")
-"""How a line begins that only tells what is being done: on a busy machine, two seconds pass before the signal."""
+"""The beginning of a progress line, which a command may print if two seconds pass before the signal."""
 GONE_SECONDS = 5.0
-"""In which the processes of a killed command must be gone."""
+"""Seconds in which the processes of a killed command must be gone."""
 START = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
 
 
@@ -39,10 +39,10 @@ class Rounds:
 
     Attributes:
         folder: Where the build and all outputs are.
-        model: What is compiled.
-        images: What is run.
+        model: The checkpoint that is compiled.
+        images: The samples that are run.
         options: Further arguments of compiling.
-        failures: What was wrong, a sentence each.
+        failures: A sentence for each thing that was wrong.
         table: How often each signal had each outcome.
     """
 
@@ -81,7 +81,7 @@ class Rounds:
         )
 
     def whole(self, command: str) -> float:
-        """Run a command to its end; how long it took, in seconds."""
+        """Run a command to its end; returns how long it took, in seconds."""
         started = time.monotonic()
         process = self.start(command)
         _, errors = process.communicate()
@@ -90,13 +90,13 @@ class Rounds:
         return time.monotonic() - started
 
     def round(self, command: str, number: signal.Signals, delay: float, *, group: bool) -> None:
-        """Start a command, end it after some seconds, and look at what is left.
+        """Start a command, end it after some seconds, and check what is left.
 
         Args:
-            command: Which.
-            number: The signal.
-            delay: Seconds.
-            group: Whether all its processes get the signal, as from a terminal, or the first alone.
+            command: A key of ``commands``.
+            number: The signal that ends it.
+            delay: Seconds from the start to the signal.
+            group: Whether all processes of the command get the signal, as from a terminal, or only the first.
         """
         memory = shared_memory()
         process = self.start(command)
@@ -142,12 +142,12 @@ class Rounds:
 
 
 def shared_memory() -> set[str]:
-    """The names of shared memory that lasts."""
+    """The names of shared memory that outlives processes."""
     return {path.name for path in Path("/dev/shm").glob("*")}
 
 
 def still_living(session: int) -> list[int]:
-    """The processes of a session that do not go away."""
+    """The processes of a session that still live after ``GONE_SECONDS``."""
     deadline = time.monotonic() + GONE_SECONDS
     while found := list(_living(session)):
         if time.monotonic() > deadline:
@@ -167,7 +167,7 @@ def _living(session: int) -> Iterator[int]:
 
 
 def kill_rounds(rounds: Rounds, count: int, seed: int) -> None:
-    """Kill commands so many times; what was wrong is in ``rounds.failures``."""
+    """Kill commands ``count`` times; what was wrong is added to ``rounds.failures``."""
     generator = random.Random(seed)
     (rounds.folder / "out").mkdir(parents=True, exist_ok=True)
     rounds.whole("compile")
@@ -186,7 +186,7 @@ def kill_rounds(rounds: Rounds, count: int, seed: int) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Kill, and print what happened; 1 if anything was left."""
+    """Kill commands, and print what happened; returns 1 if anything was wrong, else 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Builds replace only what we wrote: whatever is compiled, reported and killed, no file of anybody else's is lost."""
+"""Builds replace only files that we wrote: no compile, report or kill loses a file of anybody else's."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def compilation(tiny: Tiny) -> Compilation:
 
 
 class Killed(BaseException):
-    """What a process does at SIGKILL: nothing more, so it is raised at every further change of a file as well."""
+    """Stands for SIGKILL: raised at a change of a file and at every later one, so that nothing more changes."""
 
 
 CHANGES = frozenset({"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree"})
 _left: list[int] = []
-"""After how many changes of files the process is dead, if it is to die."""
+"""How many more changes of files the process makes before it counts as killed; empty: it is not killed."""
 
 
 def _hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -58,7 +58,7 @@ sys.addaudithook(_hook)
 
 @contextmanager
 def killed_after(changes: int | None) -> Iterator[None]:
-    """Let this process die at a change of files, as far as files are concerned."""
+    """Let no file change after some changes, as if this process had been killed; None: let all changes happen."""
     if changes is not None:
         _left.append(changes)
     try:
@@ -172,7 +172,7 @@ def test_no_sequence_loses_a_file(
             (build / name).unlink(missing_ok=True)
             del mine[build / name]
         elif what == "compile":
-            # where a file of a build's name is the user's, it refuses
+            # it refuses where a file of the user's has a name of a build's file
             with suppress(FileFormatError), killed_after(number):
                 write_build(compilation, build, [name], OPTIONS)
         elif what == "report":
@@ -180,7 +180,7 @@ def test_no_sequence_loses_a_file(
                 write_text(build / name, "a page of ours")
         check(at_its_place=number is None)
         if number is not None and what == "compile":
-            # the next one puts in order what the killed one left, whether it writes or refuses
+            # the next command tidies up what the killed one left, whether it writes or refuses
             with suppress(FileFormatError):
                 check_replaceable(build)
             check(at_its_place=True)
@@ -213,7 +213,7 @@ def test_two_folders_change_places(tmp_path: Path) -> None:
 def test_a_build_that_is_killed_at_any_change_is_the_older_or_the_newer_one(
     compilation: Compilation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
 ) -> None:
-    """And where folders can change places in one step, it is so before the next command looks at it."""
+    """Where folders can change places in one step, this holds even before the next command tidies up."""
     build = tmp_path / "b"
     if not can_exchange:
         monkeypatch.setattr("resformer.compiler.files.build.exchange", lambda _path, _other: False)
@@ -256,7 +256,7 @@ def test_a_network_in_memory_leaves_nothing_for_long(
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="a system with users")
 def test_another_users_folder_is_not_reaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where everybody may write, they could put a link in its place meanwhile."""
+    """In a folder where everybody may write, that user could meanwhile put a link in its place."""
     with killed_after(4):
         write_text(tmp_path / "o", "killed")
     mine = os.getuid()
@@ -430,7 +430,7 @@ def test_a_chip_in_the_build_is_refused_but_for_a_packaged_ones_name(
 def test_the_current_folder_is_not_replaced(
     tiny: Tiny, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The shell would be left in a folder that is gone."""
+    """If it were, the shell would be left in a folder that is gone."""
     monkeypatch.chdir(tmp_path)
     for output in (".", str(tmp_path)):
         assert compile_main([str(tiny.model), "--target", "lava", "-o", output, *tiny.arguments]) == 1

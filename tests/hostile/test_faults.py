@@ -1,4 +1,4 @@
-"""Machines that fail: one line, exit status 1 or 2, and nothing is left."""
+"""Machines that fail: the command prints one line, ends with status 1 or 2, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from support.program_builder import endless_run
 
 Capture = pytest.CaptureFixture[str]
 NAMED_SECONDS = 5.0
-"""In which a process that does not go on is named."""
+"""Seconds within which a process that does not go on is named."""
 MAIN = "import sys; from resformer.runtime.cli.{} import main; sys.exit(main())"
 
 
@@ -73,7 +73,7 @@ def test_a_lava_process_that_does_not_go_on_is_named(
 
 
 def test_a_lava_process_that_was_stopped_for_a_moment_goes_on(network: tuple[Program, np.ndarray]) -> None:
-    """As all are by Ctrl-Z, together with us."""
+    """Ctrl-Z stops all processes of a command so."""
     program, samples = network
     stopped: list[Any] = []
 
@@ -193,7 +193,7 @@ def test_names_that_a_terminal_cannot_show_and_warnings_that_are_errors(tiny: Ti
 def test_a_folder_that_may_not_be_written_to_is_refused_before_the_work(
     tiny: Tiny, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # asked, rather than tried with such a folder: root, whom containers run as, may write to any
+    # os.access is replaced, since no folder refuses root, and containers run as root
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     monkeypatch.setattr("resformer.runtime.compiled.compile_network", lambda *_: pytest.fail("work was begun"))
     build = tmp_path / "none" / "b"
@@ -205,7 +205,7 @@ def test_a_folder_that_may_not_be_written_to_is_refused_before_the_work(
 
 @pytest.fixture
 def heeds_hangups() -> Iterator[None]:
-    """What nohup started ignores them, and so do commands: these tests want them heeded."""
+    """Let SIGHUP have its effect, also where nohup started these tests and it would be ignored."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -267,10 +267,10 @@ def test_ctrl_c_before_a_command_looks_after_signals_is_one_line(
 
 
 class HalfMade:
-    """As a process of Lava's whose making a signal ends: its destructor needs what it never got.
+    """Like a process of Lava's that a signal interrupts in its constructor: its destructor needs what is still missing.
 
     Args:
-        number: The signal; None: none comes.
+        number: The signal that comes; None: no signal comes.
         itself: Whether it refers to itself, so that only the collector destroys it.
     """
 
@@ -335,7 +335,7 @@ def test_signals_that_are_to_be_ignored_are_ignored() -> None:
 
 
 def test_a_signal_waits_for_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library in C++ that calls Python as it is imported ends the process by SIGABRT where that raises."""
+    """A C++ library that calls Python while it is imported ends the process by SIGABRT if Python raises an error."""
     name = f"slow_{os.getpid()}"
     (tmp_path / f"{name}.py").write_text("import signal\nsignal.raise_signal(signal.SIGTERM)\nwhole = True\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -349,7 +349,7 @@ def test_a_signal_waits_for_an_import(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(Ended, match="SIGTERM"), ended_by_signals():
         import_and_work()
     assert sys.modules[name].whole
-    # nor where all is done before the signal comes again
+    # the signal is not lost either where nothing follows the import
     with pytest.raises(Ended, match="SIGTERM"), ended_by_signals():
         importlib.reload(sys.modules[name])
     assert signal.getsignal(signal.SIGTERM) is before
@@ -369,7 +369,7 @@ def test_an_import_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a process that is killed")
 @pytest.mark.parametrize(("name", "number"), [("run", signal.SIGKILL), ("compile", signal.SIGTERM)])
 def test_a_killed_command_leaves_nothing(tiny: Tiny, tmp_path: Path, name: str, number: signal.Signals) -> None:
-    """One round each of ``make kill-rounds``, to see that it works."""
+    """Runs one round of ``make kill-rounds``, and checks that it would find damage."""
     (tmp_path / "out").mkdir()
     (tiny.copied_build(tmp_path / "out") / "notes.txt").write_text("the user's")
     rounds = Rounds(tmp_path, tiny.model, tiny.images, tiny.arguments)

@@ -1,4 +1,4 @@
-"""Files of strangers: one line that names them, exit status 1, soon, in little memory, with and without ``-O``."""
+"""Hostile files: refused in a line that names them, with status 1, soon, in little memory, with and without ``-O``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support.hostile_files import (
 )
 
 SECONDS, MEBIBYTES = 10, 1536
-"""What refusing a file may take, of the processor's time and of memory."""
+"""The most processor time and memory that refusing a file may take."""
 
 RUN = """
 import contextlib, gc, io, json, os, signal, sys
@@ -69,10 +69,10 @@ class Case(NamedTuple):
     """A hostile file.
 
     Attributes:
-        write: Writes it.
-        file: Its name.
-        command: And its arguments, where {} stands for the file.
-        says: What the error says of it.
+        write: Writes the file.
+        file: The file's name.
+        command: The command and its arguments; {} stands for the file.
+        says: A part of the error message.
     """
 
     write: Write
@@ -82,7 +82,7 @@ class Case(NamedTuple):
 
 
 def cases() -> Iterator[tuple[str, Case]]:
-    """Every file, through every command that reads such."""
+    """Every hostile file with every command that reads files of its kind."""
     compiling = ("compile", "{}", "--target", "nir", "-o", "{}.build", "--dt", "1e-4")
     placing = ("compile", "{model}", "--check", "--chip", "{}", "--input-size", "16")
     running = ("run", "{build}", "--backend", "reference")
@@ -100,7 +100,7 @@ def cases() -> Iterator[tuple[str, Case]]:
         (VERIFICATIONS, ".json", {"report": (*reporting, "--verify", "{}")}),
     ):
         others = {"pipe": (pipe, "is no regular file")}
-        if ending != ".npy":  # a folder of images is one
+        if ending != ".npy":  # a folder may hold images
             others["folder"] = (folder, "is a directory")
         for name, (write, says) in {**files, **others}.items():
             for kind, command in commands.items():
@@ -145,7 +145,7 @@ def test_a_hostile_file_is_refused_in_one_line(tiny: Tiny, tmp_path: Path, flags
 
 
 def run_all(commands: dict[str, list[str]], flags: tuple[str, ...]) -> dict[str, list[Any]]:
-    """What came of each command: exit status, what it printed, seconds of the processor, MiB."""
+    """The result of each command: exit status, output, errors, seconds of processor time, MiB."""
     lines = "".join(json.dumps([name, *command]) + "\n" for name, command in commands.items())
     command = [sys.executable, *flags, "-c", RUN, str(SECONDS)]
     done = subprocess.run(command, input=lines, capture_output=True, text=True, check=False)
@@ -154,7 +154,7 @@ def run_all(commands: dict[str, list[str]], flags: tuple[str, ...]) -> dict[str,
 
 
 def test_files_like_these_are_read_where_nothing_is_wrong(tiny: Tiny, tmp_path: Path) -> None:
-    """Else the test above could not fail: what these files are made of is right."""
+    """This shows that the test above fails for the damage alone: undamaged files of the same form are read."""
     chip("step_ns: 1")(tmp_path / "good.yaml", tiny)
     made = verification()
     made["layers"] = []

@@ -1,4 +1,4 @@
-"""A share of the hostile inputs of ``make fuzz``, and that the fuzzer finds what it looks for."""
+"""Runs some of the hostile inputs of ``make fuzz``, and checks that the fuzzer finds what it looks for."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def raises() -> tuple[int, ...]:
     ],
 )
 def test_what_must_not_be_is_found(work: Callable[[], tuple[int, ...]], failure: str) -> None:
-    # what sleeps is given up after ten times as long, for which this test waits
+    # a sleeping process is given up after ten times the limit, and this test waits for that
     outcome = run_apart(work, Limits(seconds=0.2 if work is sleep else 1.0, memory=1 << 27))
     assert outcome.failure.startswith(failure)
     assert bool(outcome.failure) == bool(failure)

@@ -1,4 +1,4 @@
-"""Folders of images from strangers: one line, and nothing is started, waited for or filled."""
+"""Hostile folders of images: refused in one line; no program is started, no pipe waited for, no memory filled."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_each_named_format_is_read_and_a_cut_one_is_named(tmp_path: Path, kind: 
 
 
 def declared(path: Path, width: int, height: int) -> None:
-    """A small file that says it is large."""
+    """A small file that states a large image."""
     path.write_bytes(f"P6 {width} {height} 255\n".encode() + bytes(100))
 
 
@@ -150,7 +150,7 @@ def test_pixels_are_counted_before_they_are_resized(tmp_path: Path, size: tuple[
 
 
 def test_limits_that_are_raised_allow_more(tmp_path: Path) -> None:
-    """More than Pillow's own limit, too; what is declared here is then missing."""
+    """Raised limits may exceed Pillow's own. The file lacks the pixels that it declares: ``check`` reads no pixels."""
     declared(tmp_path / "a.ppm", 10_000, 10_000)
     with pytest.raises(FileFormatError, match=r"limit is 50,000,000; .*, or raise all limits with --limits 2$"):
         folder(tmp_path, resize=True).check()
@@ -217,7 +217,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_large_images_are_decoded_one_at_a_time(tmp_path: Path) -> None:
-    """On a machine of any number of cores, eight images of 9 million pixels take the memory of one."""
+    """Eight images of 9 million pixels take the memory of one, whatever the number of cores."""
     for index in range(8):
         Image.new("L", (3_000, 3_000)).save(tmp_path / f"{index}.png")
     assert limits.LARGE_PIXELS < 3_000 * 3_000
@@ -227,5 +227,5 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path: Path) -> None:
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=100, env=environment
     )
     assert done.returncode == 0, done.stderr[-1000:]
-    # decoded 9 MB, converted to RGB 36 MB
+    # an image takes 9 MB decoded, and 36 MB converted to RGB
     assert int(done.stdout) < 120_000

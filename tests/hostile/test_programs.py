@@ -1,4 +1,4 @@
-"""Programs of strangers: one line, exit status 1, with and without ``python -O``, which removes every assert."""
+"""Hostile programs: refused in one line, with status 1, with and without ``python -O``, which removes asserts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ for build in sorted(pathlib.Path(folder).iterdir()):
 
 
 class Case(NamedTuple):
-    """One damage: what it does to the program and its tensors, the node at fault, and what the error says of it."""
+    """A damage: a function that changes the program and its tensors, the node at fault, and a part of the error."""
 
     damage: Callable[[Any, Tensors], object]
     node: str
@@ -81,7 +81,7 @@ def resized(name: str, field: str, shape: tuple[int, ...], says: str) -> Case:
 
 
 def program_field(key: str, to: Any, node: str, says: str) -> Case:
-    """One damage to the program as a whole."""
+    """A damage to the program as a whole."""
     return Case(lambda program, _tensors: program.update({key: to}), node, says)
 
 
@@ -129,7 +129,7 @@ CASES = {
 
 
 def unequal_heads(channels: tuple[int, int]) -> tuple[Program, npt.NDArray[np.int32]]:
-    """DSSA whose y1 and y2 have heads of two widths, which no network has and every rule of shapes allows."""
+    """DSSA whose y1 and y2 have heads of different widths; no network has them, but all rules of shapes allow them."""
     net = ProgramBuilder((3, 8, 8))
     spikes = net.lif("spikes", net.conv("conv", "input", channels[0], (3, 3), padding=(1, 1), largest=30))
     y1, y2 = (
@@ -146,7 +146,7 @@ def unequal_heads(channels: tuple[int, int]) -> tuple[Program, npt.NDArray[np.in
 
 @pytest.mark.parametrize("channels", [(8, 8), (64, 8), (8, 16), (256, 4)])
 def test_heads_of_two_widths_stay_in_their_arrays(channels: tuple[int, int]) -> None:
-    """Their compiled loop took y1's width for y2's too: it wrote beyond the spikes, and the process died."""
+    """The compiled loop once used y1's width for y2 too: it wrote beyond the spikes, and the process died."""
     pytest.importorskip("torch")
     from resformer.compiler.backends.sim import SimBackend
 
@@ -155,7 +155,7 @@ def test_heads_of_two_widths_stay_in_their_arrays(channels: tuple[int, int]) -> 
 
 
 def test_loops_refuse_arrays_that_are_too_small() -> None:
-    """Whatever a plan says: they look at the arrays themselves."""
+    """They do so whatever a plan says, because they check the arrays themselves."""
     pytest.importorskip("numba")
     from resformer.compiler.backends.sim import guarded_loops
 

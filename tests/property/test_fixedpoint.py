@@ -72,7 +72,7 @@ def test_decay_rounds_towards_zero(x: int, amount: int) -> None:
 
 @dataclass
 class CubaNeuron:
-    """One neuron of the reference's ``CubaLIF``, restated likewise."""
+    """One neuron of the reference's ``CubaLIF``, restated with Python's integers, which neither wrap nor round."""
 
     vth: int
     v_drop: int
@@ -90,7 +90,7 @@ class CubaNeuron:
         self.u = max(-V_MAX, min(V_MAX, u))
         v = towards_zero(self.v * (4096 - self.dv), 4096) + self.u + self.v_bias
         self.v = max(-V_MAX, min(V_MAX, v))
-        # clipped from above, a neuron that is then reset to zero has lost nothing
+        # a neuron that is clipped from above and then reset to zero has lost nothing
         self.clipped += (self.u != u) + (self.v > v or (self.v < v and self.soft_reset))
         fires = self.v > 64 * self.vth
         if fires:

@@ -60,7 +60,7 @@ def test_placing_and_bounding_keep_every_spike_and_logit(lowered: Lowered) -> No
 def test_no_input_and_no_spikes_leave_the_proven_bounds(graph: Any, seed: int, stretch: float) -> None:
     """The reference asserts every bound. Populations get random spikes, then all fire, then none.
 
-    Stretched ranges saturate: the scales suit currents of a fortieth.
+    With a ``stretch`` of 40, the scales suit currents a fortieth as large, so that values saturate.
     """
     lowered = lower(graph, samples_for(graph) / stretch)
     program, rng = lowered.program, np.random.default_rng(seed)
@@ -81,7 +81,7 @@ def test_no_input_and_no_spikes_leave_the_proven_bounds(graph: Any, seed: int, s
 @settings(max_examples=25)
 @given(lowered_graphs())
 def test_bounds_of_kernels_are_met_by_their_worst_spikes(lowered: Lowered) -> None:
-    """So they are not only safe but the best that a single layer allows."""
+    """So the bounds are not only safe, but the tightest that a single layer allows."""
     program = bound_ranges(place_biases(lowered.quantized))
     checked = 0
     for node in program:

@@ -1,4 +1,4 @@
-"""Program files: what is written is read back, and whatever is done to a file is refused or read, never a crash."""
+"""Program files: what is written is read back, and any damaged file is refused or read, without a crash."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_any_entry_of_the_header_may_be_anything(original: Path, tmp_path: Path,
             continue  # the first damage took the second's place away
     put_together(tmp_path / "damaged", metadata, damaged, tensors)
     read = read_or_refuse(tmp_path / "damaged")
-    if read is not None:  # another program, but one: nothing of it was passed over or made up
+    if read is not None:  # another program: reading has neither dropped nor invented anything
         write_program(read, tmp_path / "again")
         _, again, _ = take_apart(tmp_path / "again")
         assert json.dumps(again, sort_keys=True) == json.dumps(damaged, sort_keys=True)

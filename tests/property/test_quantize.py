@@ -74,12 +74,12 @@ def test_every_number_is_the_nearest_that_its_format_holds(
 
 
 def is_readout(program: Program, name: str) -> bool:
-    """Whether no neuron lies behind a node, so that its range is the classifier's affair."""
+    """Whether no neurons lie behind a node, so that thresholds do not limit its range."""
     return name in ("avgpool", "flatten", "classifier", "output")
 
 
 def stretch_weights(graph: nir.NIRNode, factor: float) -> nir.NIRNode:
-    """The same network with larger or smaller weights in all convolutions but the first, which thresholds bound."""
+    """The same network with larger or smaller weights in all convolutions but the first."""
     edit = graph.edit()
     for node in graph:
         if isinstance(node.op, nir.Conv2d) and node.inputs != ("input",):
@@ -99,7 +99,10 @@ def check_weights(
     exponent: npt.NDArray[np.int8],
     config: QuantizationConfig,
 ) -> None:
-    """Within bits, nearest, and with the least exponents unless clipping loses less; in units of the finest step."""
+    """Require mantissas in range and nearest to the weights, and the least exponents, unless clipping loses less.
+
+    Weights are in units of the finest step.
+    """
     largest_mantissa = 2 ** (config.weight_bits - 1) - 1
     assert np.abs(mantissa).max() <= largest_mantissa
     assert 0 <= exponent.min() <= exponent.max() <= 7

@@ -1,4 +1,4 @@
-"""Each integer operation of the reference against an independent restatement, on random shapes; all equal exactly."""
+"""Each integer operation of the reference equals an independent restatement exactly, on random shapes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_convolutions_are_torchs_in_float64(case: tuple[ops.Conv2d, IntArray]) -
 
 
 def test_a_convolution_by_hand() -> None:
-    """One that does not rest on torch: a correlation, not flipped, with the zeros of the padding."""
+    """A check that does not rest on torch: a correlation, not flipped, with zeros as padding."""
     op = ops.Conv2d(
         CURRENT,
         weight=np.array([[[[1, 2, 3]]]], dtype=np.int8),
@@ -119,7 +119,7 @@ def test_sum_pools_are_torchs(
 def test_max_pools_are_torchs(
     seed: int, kernel: tuple[int, int], stride: tuple[int, int], pads: bool, extra: tuple[int, int], below_zero: bool
 ) -> None:
-    """Where all is below zero, padding that counted as zero would win."""
+    """Where all values are below zero, a padding of zeros would be the maximum."""
     low, high = (-100, -1) if below_zero else (-100, 100)
     padding = (kernel[0] // 2, kernel[1] // 2) if pads else (0, 0)
     x = integers(np.random.default_rng(seed), low, high, 2, 2, 2, kernel[0] + extra[0], kernel[1] + extra[1])

@@ -55,7 +55,7 @@ def longest_path(program: Program) -> int:
 
 
 def diamond(long: int, short: int) -> Program:
-    """Two paths of so many convolutions each that meet in a sum, which also reads the input itself."""
+    """Paths of ``long`` and ``short`` convolutions that meet in a sum, which also reads the input itself."""
     build = ProgramByHand((1, 1, 1))
     ends = ["input"]
     for path, length in (("long", long), ("short", short)):
@@ -111,7 +111,7 @@ def test_balancing_leaves_its_input_untouched_and_is_idempotent() -> None:
 
 @pytest.mark.parametrize("off_by", [-1, 1])
 def test_a_wrong_delay_or_offset_would_be_noticed(off_by: int) -> None:
-    """The clocked simulation can tell: this is what it is for."""
+    """The clocked simulation notices it, which is its purpose."""
     program = balance_delays(diamond(3, 0))
     frames = np.arange(12, dtype=np.int32).reshape(2, 6, 1, 1, 1)[:, 1:4] - 5
     expected = reference.run(program, frames, record=True)
@@ -131,7 +131,7 @@ def test_a_wrong_delay_or_offset_would_be_noticed(off_by: int) -> None:
 
 
 def test_neurons_are_reset_where_their_own_sample_begins() -> None:
-    """Reset one step early or late, potentials would leak from sample to sample."""
+    """If they were reset a step early or late, potentials would leak from sample to sample."""
     build = ProgramByHand((1, 1, 1))
     value = build.lif("lif", build.conv("conv", "input", np.ones((1, 1, 1, 1))), 10, bias=63, exp=0)
     build.output(build.dense("classifier", build.add("flatten", ops.Flatten(SPIKE), value), [[1]]))

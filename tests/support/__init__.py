@@ -1,1 +1,1 @@
-"""What several test files build their networks with; ``pythonpath`` in pyproject.toml lets them import it."""
+"""Helpers that several test files share; ``pythonpath`` in pyproject.toml lets tests import them."""

@@ -11,7 +11,7 @@ from torch import nn
 
 
 class Fires(neuron.LIFNode):
-    """Neurons of which only the constructor is ours."""
+    """LIF neurons in a subclass that changes only the constructor and the printed form."""
 
     def __init__(self) -> None:
         super().__init__(tau=2.0, step_mode="m")

@@ -11,7 +11,7 @@ BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-c
 
 
 def browser_path() -> str:
-    """Where it is; skips the test if there is none."""
+    """The browser's path; skips the test if there is none."""
     path = os.environ.get("RESFORMER_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip(

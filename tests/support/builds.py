@@ -32,7 +32,7 @@ class Tiny:
         build: The folder it was compiled to, for lava; not to be changed.
         images: (6, 2, 16, 16), float32.
         labels: (6,), int64.
-        arguments: ``--input-size`` and its value: the checkpoint does not say.
+        arguments: ``--input-size`` and its value, which the checkpoint does not state.
     """
 
     model: Path
@@ -59,7 +59,7 @@ def tiny(make_model: Callable[..., SpikingResformer], tmp_path_factory: pytest.T
 
 
 def write_tiny(model: SpikingResformer, folder: Path, *arguments: str) -> Tiny:
-    """A network as files, compiled with further arguments."""
+    """Write a network's files, and compile it with further arguments."""
     net, size = model.architecture, model.image_size
     generator = np.random.default_rng(3)
     tiny = Tiny(
@@ -109,7 +109,7 @@ def program_of(build: Path) -> Program:
 
 
 def opened(build: Path) -> Build:
-    """A build."""
+    """The build in a folder, opened."""
     return read_build(build)
 
 

@@ -1,8 +1,8 @@
 """A clocked simulation: what a chip does, one step at a time, with the samples streaming through back to back.
 
-It shares with the reference only what one operation makes of one step's values; time is its own. Every synapse sends
-what it received one step ago, a delay what it received some steps ago, neurons are reset where a new sample reaches
-them, and nothing else is: what garbage the pipeline holds before the first sample is everyone's to cope with.
+It shares with the reference only the evaluation of one operation at one step; it keeps time itself. Every synapse
+sends what it received one step ago, and a delay what it received some steps ago. Neurons, and nothing else, are reset
+when a new sample reaches them, so every node must cope with what the pipeline holds before the first sample.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Clock:
         self.integrals: dict[str, tuple[IntArray, IntArray]] = {}
 
     def run(self, steps: int) -> dict[str, list[IntArray]]:
-        """What every node sends at each step."""
+        """Advance some steps; returns what every node sent at each step."""
         for step in range(steps):
             for node in self.program:
                 self.sent[node.name].append(self.tick(node, step).reshape(node.shape))

@@ -1,4 +1,4 @@
-"""Writers of event files, one a format: what a test's own camera recorded."""
+"""Writers of event files, one for each format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AEDAT4_MAGIC = b"#!AER-DAT4.0\r\n"
 
 
 class Recording(NamedTuple):
-    """Events (n,) each: microseconds, pixels, and whether they grew brighter."""
+    """Events as four arrays, (n,): microseconds, columns, rows, and whether the pixel grew brighter."""
 
     t: npt.NDArray[np.int64]
     x: npt.NDArray[np.int64]
@@ -33,14 +33,14 @@ def some_events(
 
 
 def write_dat(path: Path, events: Recording, header: str = "% Width 34\n% Height 34\n") -> None:
-    """Prophesee's, version 2."""
+    """Prophesee's DAT format, version 2."""
     place = events.x | events.y << 14 | events.on.astype(np.int64) << 28
     records = np.stack([events.t % 2**32, place], axis=1).astype("<u4")
     path.write_bytes(f"% Data file containing CD events.\n{header}".encode() + b"\x0c\x08" + records.tobytes())
 
 
 def write_evt2(path: Path, events: Recording, header: str = "% geometry 34x34\n") -> None:
-    """A high part of the time wherever it changes, the words of 32 bits."""
+    """EVT 2.0: words of 32 bits, among them the high part of the time wherever it changes."""
     words, high = [], -1
     for t, x, y, on in zip(*events, strict=True):
         if t >> 6 != high:
@@ -51,7 +51,7 @@ def write_evt2(path: Path, events: Recording, header: str = "% geometry 34x34\n"
 
 
 def write_evt3(path: Path, events: Recording, header: str = "% format EVT3;height=34;width=34\n") -> None:
-    """Words of 16 bits; every other run of events of one row and time as vectors of 12 or 8 columns."""
+    """EVT 3.0: words of 16 bits; every other run of events of one row and time is vectors of 12 or 8 columns."""
     words, high, low, vectors = [], -1, -1, False
     start, count = 0, len(events.t)
     while start < count:
@@ -86,14 +86,14 @@ def write_evt3(path: Path, events: Recording, header: str = "% format EVT3;heigh
 
 
 MOST_OVERFLOWS = 1 << 20
-"""Records that only say that 8,192 microseconds are over."""
+"""The most records in a file that only say that 8,192 microseconds are over."""
 
 
 def write_nmnist(path: Path, events: Recording) -> None:
-    """Five bytes an event, and a record in row 240 each 8,192 microseconds.
+    """N-MNIST's format: five bytes an event, and a record in row 240 every 8,192 microseconds.
 
     Raises:
-        ValueError: The recording is longer than two hours: a file of it would hold little else than such records.
+        ValueError: The recording is longer than two hours: its file would hold little but records of row 240.
     """
     if len(events.t) and int(np.max(events.t)) >> 13 > MOST_OVERFLOWS:
         raise ValueError(f"{np.max(events.t)} microseconds are too long for a file of N-MNIST's")
@@ -108,14 +108,14 @@ def write_nmnist(path: Path, events: Recording) -> None:
 
 
 def write_npy(path: Path, events: Recording) -> None:
-    """Records, as tonic has them."""
+    """A structured array, as tonic stores events."""
     records = np.zeros(len(events.t), dtype=[("x", "<i2"), ("y", "<i2"), ("t", "<i8"), ("p", "?")])
     records["x"], records["y"], records["t"], records["p"] = events.x, events.y, events.t, events.on
     np.save(path, records)
 
 
 def write_npz(path: Path, events: Recording) -> None:
-    """Four arrays, as SpikingJelly has them."""
+    """Four arrays, as SpikingJelly stores events."""
     np.savez(path, t=events.t, x=events.x, y=events.y, p=events.on.astype(np.int64))
 
 
@@ -130,7 +130,7 @@ def write_h5(path: Path, events: Recording) -> None:
 
 
 def write_h5_table(path: Path, events: Recording) -> None:
-    """An array (N, 4), as v2e has it."""
+    """An array (N, 4), as v2e stores events."""
     table = np.stack([events.t, events.x, events.y, events.on], axis=1).astype(np.uint32)
     with h5py.File(path, "w") as file:
         file.create_dataset("events", data=table)
@@ -139,7 +139,15 @@ def write_h5_table(path: Path, events: Recording) -> None:
 def write_aedat4(
     path: Path, events: Recording, compression: int = 0, packet: int = 700, stated: int | None = None
 ) -> None:
-    """DV's: a description, packets of events, and between them one of another stream; maybe stating a compression."""
+    """DV's AEDAT 4: a header, then packets of events, each followed by a packet of another stream.
+
+    Args:
+        path: The file.
+        events: What it holds.
+        compression: How the packets are compressed: 0 not, 1 or 2 by LZ4, 3 or 4 by Zstandard.
+        packet: The most events of a packet.
+        stated: The compression that the header states; None for the true one.
+    """
     sensor = '<attr key="sizeX">34</attr><attr key="sizeY">34</attr>'
     described = "".join(
         f'<node name="{index}" path="/"><attr key="typeIdentifier" type="string">{kind}</attr>'
@@ -173,27 +181,27 @@ def _compressed(content: bytes, compression: int) -> bytes:
 
 
 def aedat4_header(compression: int, text: bytes) -> bytes:
-    """A table of a number of 32 bits, one of 64 and a text."""
+    """The header's FlatBuffer: a table of a 32-bit number, a 64-bit number and a text."""
     fields = struct.pack("<HHHHH", 10, 24, 4, 8, 16)  # sizes, then where each field lies
     table = struct.pack("<iiqi", 0, compression, -1, 4) + b"\0" * 4
     return _buffer(b"IOHE", fields, table, struct.pack("<I", len(text)) + text + b"\0", at=16)
 
 
 def _packet(records: bytes, count: int) -> bytes:
-    """A table of a vector of structures."""
+    """A packet's FlatBuffer: a table of one vector of structures."""
     fields = struct.pack("<HHH", 6, 8, 4)
     return _buffer(b"EVTS", fields, struct.pack("<ii", 0, 4), struct.pack("<I", count) + records, at=4)
 
 
 def _buffer(name: bytes, fields: bytes, table: bytes, behind: bytes, at: int) -> bytes:
-    """A FlatBuffer with its size in front: the root's place, the name, where fields lie, the table, what it points to.
+    """A FlatBuffer with its size in front: the root's offset, the name, the fields' offsets, the table and its data.
 
     Args:
-        name: Of four bytes.
-        fields: Where the table's fields lie.
-        table: Whose first four bytes are for the distance to ``fields``.
-        behind: What the last field points to.
-        at: Where in the table that field lies.
+        name: The four bytes that name the kind of content.
+        fields: The offsets of the table's fields.
+        table: The table; its first four bytes are overwritten by the distance to ``fields``.
+        behind: The data that the last field points to.
+        at: The offset of the last field in the table.
     """
     begin = 8 + len(fields) + -(8 + len(fields)) % 8
     made = bytearray(table)
@@ -214,4 +222,4 @@ WRITERS: Mapping[str, Callable[[Path, Recording], None]] = {
     "table.hdf5": write_h5_table,
     "events.aedat4": write_aedat4,
 }
-"""By the name of a file."""
+"""The writer of each format, by a file name of that format."""

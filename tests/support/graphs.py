@@ -165,7 +165,7 @@ def float_graphs(draw: st.DrawFn, *, timesteps: st.SearchStrategy[int] | None = 
 
 @st.composite
 def graphs_of_nirs_nodes(draw: st.DrawFn) -> Graph[nir.NIRNode]:
-    """Networks of NIR's own nodes and of sums, such as modules in memory become: sums of sums, shortcuts, vectors."""
+    """Networks of NIR's own nodes and sums, as modules are imported: sums of sums, shortcuts, vectors."""
     build = GraphBuilder((draw(st.integers(1, 2)), 6, 6), seed=draw(st.integers(0, 2**16)))
     value = build.random_conv("stem", "input", 3, 3, padding=1)
     for index, kind in enumerate(draw(st.lists(st.sampled_from(["sum", "sums", "pool", "plain"]), max_size=4))):

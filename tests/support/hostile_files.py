@@ -1,6 +1,6 @@
-"""Files that broke a reader once, written anew: each function says by its name what is wrong with what it writes.
+"""Files like those that once broke a reader; each function's name says what is wrong with the file it writes.
 
-None holds anything but zeros, marks and nesting.
+No file holds more than zeros, punctuation and nesting.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def small_network(path: Path) -> None:
 
 
 def damaged_network(damage: Callable[[h5py.File], object]) -> Write:
-    """The small network, and what a damage makes of it."""
+    """Writes the small network, and damages its file."""
 
     def write(path: Path, _tiny: Tiny) -> None:
         small_network(path)
@@ -53,12 +53,12 @@ def damaged_network(damage: Callable[[h5py.File], object]) -> Write:
 
 
 def junk(**options: Any) -> Write:
-    """A data set among the metadata, which nobody needs."""
+    """Writes the small network with a needless data set among its metadata."""
     return damaged_network(lambda file: file.require_group("node/metadata").create_dataset("junk", **options))
 
 
 def replaced(name: str, make: Callable[[h5py.File], Any]) -> Callable[[h5py.File], None]:
-    """Something else under a name."""
+    """Puts what ``make`` returns under a name, in place of what is there."""
 
     def damage(file: h5py.File) -> None:
         made = make(file)
@@ -69,7 +69,7 @@ def replaced(name: str, make: Callable[[h5py.File], Any]) -> Callable[[h5py.File
 
 
 def external_storage(name: str, size: int) -> Callable[[h5py.File], None]:
-    """Values that lie in another file."""
+    """Replaces a data set by one whose values lie in another file."""
 
     def damage(file: h5py.File) -> None:
         del file[name]
@@ -79,7 +79,7 @@ def external_storage(name: str, size: int) -> Callable[[h5py.File], None]:
 
 
 def virtual(name: str, size: int) -> Callable[[h5py.File], None]:
-    """Values that are a view of another file's."""
+    """Replaces a data set by a view of a data set in another file."""
 
     def damage(file: h5py.File) -> None:
         del file[name]
@@ -91,12 +91,12 @@ def virtual(name: str, size: int) -> Callable[[h5py.File], None]:
 
 
 def instead_of_bias(make: Callable[[h5py.File], Any]) -> Write:
-    """Something else under the name of the small network's bias."""
+    """Writes the small network with what ``make`` returns in place of its bias."""
     return damaged_network(replaced(NETWORK_BIAS, make))
 
 
 def doubled(file: h5py.File) -> None:
-    """2^60 ways to the last group."""
+    """Makes 2^60 paths to the last group: each group holds the next one under two names."""
     group = file.require_group("node/metadata")
     for _ in range(60):
         child = group.create_group("a")
@@ -118,13 +118,13 @@ def one_chunk_of_many(file: h5py.File) -> None:
 
 
 def chunk_of_zeros(file: h5py.File) -> None:
-    """A quarter of a gigabyte in a chunk that declares four bytes."""
+    """Stores a quarter of a gigabyte in a chunk that declares four bytes."""
     made = file.require_group("node/metadata").create_dataset("junk", (4,), "u1", chunks=(4,), compression="gzip")
     made.id.write_direct_chunk((0,), zlib.compress(bytes(2**28), 9))
 
 
 def padded_network(path: Path, _tiny: Tiny) -> None:
-    """A convolution whose few windows lie far apart, in zeros that take 29 GB."""
+    """Writes a convolution with few windows, far apart in a padding of zeros that would take 29 GB."""
     shape, made = {"input": np.array([1, 4, 4])}, {"output": np.array([1, 2, 2])}
     wide = nir.Conv2d((4, 4), np.ones((1, 1, 3, 3)), 60_000, 30_000, 1, 1, np.zeros(1))
     neurons = nir.IF(*(np.full((1, 2, 2), each) for each in (1.0, 1.0, 0.0)))
@@ -146,7 +146,7 @@ def metadata_group(file: h5py.File) -> h5py.Group:
 
 
 def endless_text(write: Write, name: str) -> Write:
-    """The last text of a network says that it is longer than any file."""
+    """Writes a file in which the last text of a data set states a length of 4 GiB."""
 
     def written(path: Path, tiny: Tiny) -> None:
         write(path, tiny)
@@ -160,13 +160,13 @@ def endless_text(write: Write, name: str) -> Write:
 
 
 def edges_of_numbers(file: h5py.File) -> None:
-    """Numbers where names are expected, which take eight times as much as Python's."""
+    """Stores numbers where names are expected; as Python's objects they would take several times the memory."""
     del file["node/edges"]
     file.create_dataset("node/edges", (2**24, 2), "f8")
 
 
 def short_texts(file: h5py.File) -> None:
-    """Texts of one byte, each of which takes fifty as Python's."""
+    """Stores texts of one byte each; as a Python string, each would take fifty."""
     metadata_group(file).create_dataset("junk", (2**21,), "S1")
 
 
@@ -221,7 +221,7 @@ LAYER_BIAS = "layer/1/bias"
 
 
 def damaged_net(damage: Callable[[h5py.File], object]) -> Write:
-    """A small netx network, and what a damage makes of it."""
+    """Writes a small netx network, and damages its file."""
 
     def write(path: Path, _tiny: Tiny) -> None:
         maps = conv(np.full((2, 1, 3, 3), 8.0), (2, 2, 2), bias=np.zeros(2))
@@ -233,12 +233,12 @@ def damaged_net(damage: Callable[[h5py.File], object]) -> Write:
 
 
 def instead_of(name: str, make: Callable[[h5py.File], Any]) -> Write:
-    """Something else under a name of the small netx network."""
+    """Writes the small netx network with what ``make`` returns under a name."""
     return damaged_net(replaced(name, make))
 
 
 def repeated(file: h5py.File) -> None:
-    """Weights that are one value, which HDF5 stores once."""
+    """Replaces weights by a single repeated value, which HDF5 stores once."""
     del file["layer/3/weight"]
     file.create_dataset("layer/3/weight", (2**10, 2**16), "u1", chunks=(2**10, 2**10), fillvalue=1)
 
@@ -286,7 +286,7 @@ NET: Mapping[str, tuple[Write, str]] = {
 
 
 def npy(header: str, *, version: int = 1, size: int | None = None) -> bytes:
-    """An array's file with a header of our own and no values."""
+    """An array's file with a given header, and zeros for values."""
     text = header.encode("latin-1")
     length = struct.pack("<H" if version == 1 else "<I", len(text) if size is None else size)
     return b"\x93NUMPY" + bytes((version, 0)) + length + text + bytes(64)
@@ -301,7 +301,7 @@ def content(data: bytes) -> Write:
 
 
 def archive(compression: int = zipfile.ZIP_STORED, data: bytes | None = None, **members: bytes) -> bytes:
-    """An archive; of the images of zeros, unless it is said of what."""
+    """A zip archive of the members; without members, of one array, by default images of zeros."""
     buffer = io.BytesIO()
     if not members:
         values = io.BytesIO()
@@ -314,7 +314,7 @@ def archive(compression: int = zipfile.ZIP_STORED, data: bytes | None = None, **
 
 
 def patched(data: bytes, local: int, central: int, value: int) -> bytes:
-    """An archive of which two bytes of each of its two headers are changed."""
+    """An archive with two bytes changed in its local header and two in its central header."""
     changed = bytearray(data)
     struct.pack_into("<H", changed, data.index(b"PK\x03\x04") + local, value)
     struct.pack_into("<H", changed, data.index(b"PK\x01\x02") + central, value)
@@ -322,7 +322,7 @@ def patched(data: bytes, local: int, central: int, value: int) -> bytes:
 
 
 def bomb() -> bytes:
-    """A member that is deflated and says that it is 2 GB, as its header has it."""
+    """An archive whose one deflated member states 2 GiB, as does the array's own header."""
     header = described(shape=f"({2**19}, 1, 32, 32)")[:-64]
     data = bytearray(archive(zipfile.ZIP_DEFLATED, data=header + bytes(2**20)))
     for signature, place in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
@@ -337,7 +337,7 @@ def corrupt_lzma() -> bytes:
 
 
 VERSION, FLAGS, METHOD = (4, 6), (6, 8), (8, 10)
-"""Where these stand in both headers of a member."""
+"""Offsets of each field in a member's local header and in its central header."""
 
 ARRAYS: Mapping[str, tuple[Write, str]] = {
     "minus signs": (content(described(more=f"'x': {'-' * 3000}1")), "where a plain type"),
@@ -372,7 +372,7 @@ ARRAYS: Mapping[str, tuple[Write, str]] = {
 
 
 def with_tensor(make: Callable[[torch.Tensor], torch.Tensor], name: str, **options: Any) -> Write:
-    """The tiny checkpoint with another tensor under a name."""
+    """Writes the tiny checkpoint with another tensor under a name."""
 
     def write(path: Path, tiny: Tiny) -> None:
         state = torch.load(tiny.model, weights_only=True)["model"]
@@ -385,7 +385,7 @@ CLASSIFIER = "classifier.weight"
 
 
 def with_ending(make: Callable[[torch.Tensor], torch.Tensor], ending: str, **options: Any) -> Write:
-    """The same, of the first tensor whose name ends so."""
+    """Writes the tiny checkpoint with another tensor in place of the first whose name ends with ``ending``."""
 
     def write(path: Path, tiny: Tiny) -> None:
         names = torch.load(tiny.model, weights_only=True)["model"]
@@ -452,7 +452,7 @@ CHIPS: Mapping[str, tuple[Write, str]] = {
 
 
 def changed(whole: Callable[[], Any], *place: Any, to: Any) -> Write:
-    """A whole file with another value at a place."""
+    """Writes the JSON that ``whole`` returns, with another value at a place."""
 
     def write(path: Path, _tiny: Tiny) -> None:
         made = json.loads(json.dumps(whole()))
@@ -466,7 +466,7 @@ def changed(whole: Callable[[], Any], *place: Any, to: Any) -> Write:
 
 
 def verification() -> dict[str, Any]:
-    """What verifying an equivalent network of one population writes, in short."""
+    """A short verification result: of an equivalent network of one population."""
     tally = {"compared": 4, "mismatched": 0}
     check = {**tally, "demanded": True, "passed": True, "note": "", "first_divergence": None}
     return {
@@ -531,7 +531,7 @@ VERIFICATIONS: Mapping[str, tuple[Write, str]] = {
 
 
 def pipe(path: Path, _tiny: Tiny) -> None:
-    """Who opens it waits for ever."""
+    """Makes a pipe: whoever opens it waits for ever."""
     os.mkfifo(path)
 
 

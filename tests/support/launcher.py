@@ -1,4 +1,4 @@
-"""Forks processes that have what they need imported already; a program, which tests/support/together.py starts.
+"""A program that forks processes with their modules already imported; tests/support/together.py starts it.
 
 Reads requests from standard input, each a line of JSON, and answers each with a line, until there are no more.
 """
@@ -23,9 +23,9 @@ def answer(request: dict[str, Any], replies: TextIO) -> str | None:
     """Fork the processes, and wait until all have ended.
 
     Args:
-        request: Modules to import before, ``environments`` of the processes, their ``script`` and its ``arguments``,
-            the ``seconds`` that they may take, and the ``folder`` for what each says.
-        replies: Where each one's exit status is told, and whether they took too long.
+        request: ``modules`` to import first, ``environments`` of the processes, their ``script`` and its ``arguments``,
+            the ``seconds`` that they may take, and the ``folder`` for what each prints.
+        replies: Receives the exit status of each process, and whether they took too long.
 
     Returns:
         In a forked process the script to run; else None.
@@ -49,7 +49,7 @@ def answer(request: dict[str, Any], replies: TextIO) -> str | None:
         started.append(pid)
     until = time.monotonic() + request["seconds"]
     try:
-        for pid in started:  # how it ended is known until somebody asks, as torchrun does every 0.1 s
+        for pid in started:  # an ended process remains until somebody asks for it, as torchrun does every 0.1 s
             while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None and time.monotonic() < until:
                 time.sleep(LOOK_SECONDS)
     finally:
@@ -76,5 +76,5 @@ def serve() -> str | None:
 
 if __name__ == "__main__":
     found = serve()
-    if found is not None:  # at the top, so that Python then ends as after any script
+    if found is not None:  # run at the top level, so that Python ends as after any script
         exec(compile(found, "<together>", "exec"), {"__name__": "__main__"})

@@ -1,4 +1,4 @@
-"""Small networks that are quantized one choice at a time, for tests of what is chosen and of how it is rounded."""
+"""Small networks to quantize with single choices given, for tests of the choices and of the rounding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.programs import fold
 def two_layers(
     first: Any, second: Any = 1.0, *, bias: float = 0.0, tau_steps: float = 2.0, **facts: Any
 ) -> nir.NIRNode:
-    """input - conv - lif - conv2 - lif2 - head, a 1x1 convolution of one input channel each; not folded."""
+    """input - conv - lif - conv2 - lif2 - head, both convolutions 1x1, the input of one channel; not folded."""
     build = GraphBuilder((1, 2, 2))
     weight = np.atleast_1d(np.asarray(first, dtype=np.float64)).reshape(-1, 1, 1, 1)
     spikes = build.lif("lif", build.conv("conv", "input", weight, np.full(len(weight), bias)), tau_steps=tau_steps)
@@ -30,13 +30,13 @@ def two_layers(
 
 
 def lower(graph: Graph[nir.NIRNode], reach: dict[str, float] | None = None, **config: Any) -> Program:
-    """The graph quantized with these magnitudes of its nodes' outputs, 1 for those not given."""
+    """The graph after the float passes, quantized; ``reach`` gives magnitudes of nodes' outputs, 1 if not given."""
     folded = fold(graph)
     return quantize_folded(folded, reach, **config)
 
 
 def quantize_folded(graph: Graph[nir.NIRNode], reach: dict[str, float] | None = None, **config: Any) -> Program:
-    """Likewise, for a graph after all float passes."""
+    """A graph after all float passes, quantized; ``reach`` gives magnitudes of nodes' outputs, 1 if not given."""
     ranges = dict.fromkeys(graph.by_name, 1.0) | (reach or {})
     return quantize(graph, choose_plan(graph, ranges, QuantizationConfig(**config), measured=False))
 

@@ -1,4 +1,4 @@
-"""Pages that tests open: of the tiny network, verified, and with data that was changed."""
+"""Pages that tests open: the verified tiny network's, and copies of that page with changed data."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from support.pages import read_page
 SAMPLES = 5
 
 Edited: TypeAlias = Callable[[Callable[[Any], None]], Path]
-"""Writes the page anew after its build's data was changed, and says where."""
+"""Takes a function that changes the data of the page's build; writes a page of the changed data, returns its path."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A page, and the files that it was made of, by the names that its data has for them."""
+    """A page, and the content of the files that it was made of, by their names in the page's data."""
 
     page: Path
     files: dict[str, Any]
@@ -32,7 +32,7 @@ class Shown:
 
 @pytest.fixture(scope="session")
 def shown(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Shown:
-    """The tiny network's, verified on five samples with labels."""
+    """The page of the tiny network, verified on five samples with labels."""
     folder = tmp_path_factory.mktemp("shown")
     result, cost, page = folder / "v.json", folder / "c.json", folder / "r.html"
     given = [str(tiny.build), "--input", str(tiny.images), "--samples", str(SAMPLES), "--labels", str(tiny.labels)]
@@ -46,7 +46,7 @@ def shown(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Shown:
 
 @pytest.fixture
 def edited(shown: Shown, tmp_path: Path) -> Edited:
-    """The function of that name."""
+    """A function that writes a copy of the page with changed data."""
 
     def write(change: Callable[[Any], None]) -> Path:
         data, text = read_page(shown.page)[0], shown.page.read_text(encoding="utf-8")

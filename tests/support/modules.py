@@ -132,10 +132,10 @@ def integrate_and_fire() -> neuron.BaseNode:
 
 
 def calibrated(module: nn.Module, example: torch.Tensor, *, seed: int = 0) -> nn.Module:
-    """The module in eval mode, with random weights, its neurons firing at about 10 to 25 %.
+    """The module in eval mode, with random weights that let its neurons fire in about 10 to 25 % of the steps.
 
-    A normalisation's running statistics are those of the example, layer after layer, and its bias is what lets a
-    normal current reach the threshold now and then.
+    A normalisation's running statistics are those of the example, layer after layer; its bias lets a normally
+    distributed current reach the threshold now and then.
     """
     torch.manual_seed(seed)
     leaks = not any(isinstance(each, neuron.IFNode) for each in module.modules())
@@ -159,7 +159,7 @@ def calibrated(module: nn.Module, example: torch.Tensor, *, seed: int = 0) -> nn
 
 
 def coarse(module: nn.Module) -> nn.Module:
-    """The module with weights and biases in halves and normalisations that only add them, so that ties abound."""
+    """The module with weights and biases rounded to halves and normalisations that only add a bias, for many ties."""
     for name, parameter in module.named_parameters():
         parameter.data = torch.round(2 * parameter.data.double()) / 2 if not name.endswith(".w") else parameter.data
     for norm in (each for each in module.modules() if isinstance(each, nn.BatchNorm2d)):

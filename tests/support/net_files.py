@@ -1,4 +1,4 @@
-"""Netx networks (``.net``) for tests, written here as lava-dl writes them, and what netx makes of them, restated."""
+"""Netx networks (``.net``) for tests, in the form that lava-dl writes, and an independent model of their neurons."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Fields = dict[str, Any]
 
 
 def neurons(**values: Any) -> Fields:
-    """CUBA neurons without a memory of their current, whose potential halves each step, but for what is given."""
+    """CUBA neurons without memory of their current, whose potential halves each step; ``values`` replaces fields."""
     return {
         "type": b"CUBA",
         "iDecay": 4096,
@@ -70,7 +70,7 @@ def _write(group: h5py.Group, fields: Fields) -> None:
 
 
 def even(rng: np.random.Generator, shape: tuple[int, ...], largest: int = 40) -> npt.NDArray[np.float32]:
-    """Even weights, as lava-dl's, stored as it stores them."""
+    """Random even weights, as lava-dl makes them, in the type in which it stores them."""
     return (2 * rng.integers(-largest // 2, largest // 2 + 1, shape)).astype(np.float32)
 
 
@@ -86,9 +86,9 @@ def lava_spikes(
     """Loihi's neurons, one number at a time, in Python's own integers.
 
     Args:
-        currents: (T, F), what synapses bring.
+        currents: (T, F), the sums of the synapses.
         i_decay, v_decay, vth, bias: For all or for each neuron, as a file has them.
-        recurrent: (F, F), of spikes a step ago.
+        recurrent: (F, F), weights of the spikes one step ago.
     """
     steps, count = currents.shape
     made = np.zeros((steps, count), dtype=np.int64)

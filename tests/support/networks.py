@@ -26,7 +26,7 @@ def compiled(model: SpikingResformer, folder: Path) -> Program:
 
 
 def images(program: Program, count: int, steps: int | None = None) -> npt.NDArray[np.int32]:
-    """Samples with values of their own at each step, if there are steps."""
+    """Random samples, (count, C, H, W); with ``steps``, other values at each step, (count, steps, C, H, W)."""
     rng = np.random.default_rng(count)
     frames = () if steps is None else (steps,)
     high = program.input.op.signal.high
@@ -36,7 +36,7 @@ def images(program: Program, count: int, steps: int | None = None) -> npt.NDArra
 
 
 def with_input_range(program: Program, samples: npt.NDArray[np.int32]) -> Program:
-    """A program that promises that its input lies where these samples do; without, backends must expect any int32."""
+    """The program with the samples' range as its input's range; without a range, backends must expect any int32."""
     node = program.input
     signal = replace(node.op.signal, low=int(samples.min(initial=0)), high=int(samples.max(initial=0)))
     return replace(program, nodes=(replace(node, op=replace(node.op, signal=signal)), *program.nodes[1:]))
@@ -46,10 +46,10 @@ def make_model(*, seed: int = 0, timesteps: int = 4, image_size: int = 0, **fiel
     """A small random network in eval mode, float64, whose populations all fire now and then.
 
     Args:
-        seed: Of the weights.
+        seed: The seed of the weights.
         timesteps: T.
-        image_size: Its edge; 0 for the least that suits the stem.
-        fields: Of ``Architecture``.
+        image_size: The edge of the images; 0 for the least that suits the stem.
+        fields: Fields of ``Architecture`` that replace the small ones.
     """
     small = {
         "planes": (8, 12),

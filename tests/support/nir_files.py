@@ -25,7 +25,7 @@ class Written:
     Attributes:
         path: The network.
         samples: (N, T, ...), zeros and ones.
-        spikes: (T, N, F), what the framework made of them.
+        spikes: (T, N, F), the framework's output for the samples.
         dt: A step in the file's unit of time.
     """
 
@@ -54,7 +54,7 @@ def read_written(path: Path, record: Path) -> Written:
 
 
 def lif(shape: tuple[int, ...], *, reset: str = "", **values: Any) -> nir.LIF:
-    """Neurons that halve each step of 0.1 ms, but for what is given."""
+    """Neurons whose potential halves each step of 0.1 ms; ``values`` replaces parameters."""
     given = {"tau": 2e-4, "r": 2.0, "v_leak": 0.0, "v_threshold": 1.0, "v_reset": 0.0, **values}
     arrays = {key: np.broadcast_to(np.float64(value), shape).copy() for key, value in given.items()}
     return nir.LIF(**arrays, metadata={"reset": reset} if reset else {})
@@ -68,7 +68,7 @@ NOT_INSTALLED = {
 
 
 def import_framework(framework: str, module: str) -> ModuleType:
-    """A framework's module; the test is skipped where it is one that ``make setup`` leaves out, and fails otherwise."""
+    """A framework's module; if missing, skips the test where ``make setup`` leaves the framework out, else fails."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -78,7 +78,7 @@ def import_framework(framework: str, module: str) -> ModuleType:
 
 
 def cuba_lif(shape: tuple[int, ...], *, reset: str = "", **values: Any) -> nir.CubaLIF:
-    """Neurons whose current and potential lose a quarter and a half each step of 0.1 ms, but for what is given."""
+    """Neurons that lose 1/4 of current and 1/2 of potential each step of 0.1 ms; ``values`` replaces parameters."""
     given = {"tau_syn": 4e-4, "tau_mem": 2e-4, "r": 2.0, "w_in": 4.0, "v_leak": 0.0, "v_threshold": 1.0, **values}
     given = {"v_reset": 0.0, **given}
     arrays = {key: np.broadcast_to(np.float64(value), shape).copy() for key, value in given.items()}

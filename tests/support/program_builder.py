@@ -112,10 +112,9 @@ class ProgramBuilder:
         weight_bits: int = 8,
         prompt: bool = False,
     ) -> str:
-        """Neurons whose parameters vary along the axes that ``spread`` names (all, unless it says so).
+        """Neurons whose parameters vary along the axes for which ``spread`` is true (None: all axes).
 
-        A ``kernel``, odd along both axes, makes them recurrent, by two synapses each if their weights have more than 8
-        bits.
+        A ``kernel``, odd along both axes, makes them recurrent; weights of more than 8 bits take two synapses each.
         """
         shape = self.shape(source)
         axes = [True] * len(shape) if spread is None else spread
@@ -140,7 +139,7 @@ class ProgramBuilder:
             weight = self._mantissas(connected, 127)
             if weight_bits > 8:
                 weight = self.rng.integers(-largest, largest + 1, connected).astype(np.int16)
-                weight.flat[0] = largest  # so that they take two
+                weight.flat[0] = largest  # so that the weights take two synapses
             op = RecurrentCubaLIF(
                 **{field.name: getattr(op, field.name) for field in fields(op)},
                 weight=weight,
@@ -168,7 +167,7 @@ class ProgramBuilder:
     def integer_lif(
         self, name: str, source: str, *, vth: int = 300, dv: int = 4096, even: bool = True, most: int = 4
     ) -> str:
-        """Neurons of levels, whose parameters vary by channel."""
+        """Neurons that send levels instead of spikes, whose parameters vary by channel."""
         held = (self.shape(source)[0], *(1,) * (len(self.shape(source)) - 1))
         op = IntegerLIF(
             GRADED,
@@ -236,7 +235,7 @@ class ProgramBuilder:
         return self.conv(f"{name}.down.1", self.lif(f"{name}.down.0", inner), channels)
 
     def finish(self, *, timesteps: int = 4) -> Program:
-        """The program, its output what was appended last, with its schedule."""
+        """The program with its schedule; its output is the node that was appended last."""
         (*_, last) = self.nodes
         self.add("output", Output(CURRENT, 1, np.zeros(self.shape(last))), last)
         program = balance_delays(Program(tuple(self.nodes.values()), timesteps))
@@ -244,7 +243,7 @@ class ProgramBuilder:
         return program
 
     def samples(self, count: int, *, timesteps: int | None = None, largest: int = 16) -> npt.NDArray[np.int32]:
-        """Samples (N, C, H, W), or (N, T, C, H, W) if ``timesteps`` says so, in [-largest, largest]."""
+        """Samples (N, C, H, W), or (N, T, C, H, W) if ``timesteps`` is given, in [-largest, largest]."""
         frames = () if timesteps is None else (timesteps,)
         shape = (count, *frames, *self.shape("input"))
         return self.rng.integers(-largest, largest + 1, shape).astype(np.int32)
@@ -259,13 +258,13 @@ class ProgramBuilder:
 def tiny_resformer(
     *, timesteps: int = 4, image: int = 16, width: int = 4, pairs: int = 1
 ) -> tuple[Program, ProgramBuilder]:
-    """Two stages like those of SpikingResformer: a max-pool stem, relays that saturate, adds that are no nodes.
+    """Two stages like those of SpikingResformer: a max-pool stem, sums of currents, and relays that saturate.
 
     Args:
         timesteps: T.
         image: Rows and columns, a power of two and at least 16.
         width: The first stage's channels.
-        pairs: Of DSSA and GWFFN, in each stage.
+        pairs: The number of pairs of DSSA and GWFFN in each stage.
     """
     net = ProgramBuilder((3, image, image))
     x = net.conv("prologue.0", "input", width, (3, 3), padding=(1, 1), largest=30)
@@ -289,7 +288,7 @@ def tiny_resformer(
 
 
 def endless_run() -> tuple[Program, npt.NDArray[np.int32]]:
-    """A small program, and so many samples that no run ends by itself before a test has done its worst."""
+    """A small program, and 100,000 samples: too many for a run to end before a test interrupts it."""
     net = ProgramBuilder((2, 3, 3))
     relay = net.relay("layers.0.0.relay", net.conv("layers.0.0.conv", "input", 2), limit=1000)
     net.conv("layers.0.0.last", relay, 2)

@@ -9,11 +9,11 @@ from types import ModuleType
 
 
 def load(path: Path, name: str) -> ModuleType:
-    """Run a script, but for its main.
+    """Import a script as a module, without running its main part.
 
     Args:
         path: The file.
-        name: The module's, under which its data classes look it up.
+        name: The module's name, under which its data classes look it up.
     """
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

@@ -24,13 +24,13 @@ from support.traces import assert_same_trace
 
 CPU = "cpu"
 INTERPRETER = "interpreter"
-"""Instead of a device: a GPU's kernels, which Triton's interpreter runs on a CPU's tensors."""
+"""In place of a device's name: Triton's interpreter runs a GPU's kernels on a CPU's tensors."""
 _chosen = {"device": CPU}
 """Where sim runs in these tests: what ``pytest --device`` says."""
 
 
 def choose_device(device: str) -> None:
-    """Let ``assert_sim_is_the_reference`` and ``sim_backend`` run there from now on."""
+    """Let ``assert_sim_is_the_reference`` and ``sim_backend`` run on a device from now on."""
     _chosen["device"] = device
 
 
@@ -40,7 +40,7 @@ def examples(count: int) -> int:
 
 
 def sim_backend() -> SimBackend:
-    """One on the device that was chosen."""
+    """A sim backend on the chosen device."""
     return SimBackend(CPU if _chosen["device"] == INTERPRETER else _chosen["device"])
 
 
@@ -54,9 +54,10 @@ def why_not_on(device: str) -> str | None:
 
 
 def assert_sim_is_the_reference(program: Program, samples: npt.NDArray[np.int32]) -> Trace:
-    """Recorded or not, on one thread or two, in whatever batches, on a CPU's kernels or a device's; the reference's.
+    """Require that sim, run in every way, gives the reference's trace; returns that trace.
 
-    On another device than a CPU (``choose_device``), sim runs there alone.
+    The ways: recorded or not, on one thread or two, in batches of several sizes, with a CPU's kernels or a device's.
+    On another device than a CPU (``choose_device``), sim runs only there.
     """
     expected = reference.run(program, samples, record=True)
     if _chosen["device"] == INTERPRETER:
@@ -85,7 +86,7 @@ def assert_sim_is_the_reference(program: Program, samples: npt.NDArray[np.int32]
 
 
 def run_as_on_a_device(program: Program, samples: npt.NDArray[np.int32], *, int8: bool) -> Trace:
-    """Run what a GPU would, on the CPU: all samples and channels at once, in torch alone."""
+    """Run on the CPU as on a GPU: all samples and channels at once, in torch alone."""
     recorder = Recorder(program, len(samples), values=True)
     plan = build_plan(program, samples=len(samples), static_input=samples.ndim == 4, keep_graded=True, workers=None)
     Engine(plan, TorchKernels(plan, torch.device("cpu"), int8=int8)).run(samples, recorder, 0)
@@ -119,13 +120,13 @@ def run_interpreted(
         batches.stage(samples)
         finish(batches.begin(0), recorder)
     if products is None:
-        # what runs in parts calls this processor's own kernels, some of which sum wrongly
+        # notes on products in parts are allowed: those call this processor's own kernels, some of which sum wrongly
         assert not [note for note in tried.notes if "in Triton" in note], "a kernel in Triton was refused"
     return recorder.trace()
 
 
 def assert_same_as(trace: Trace, expected: Trace, *, record: bool) -> None:
-    """Equal, as far as it was recorded; saturation counts are there for all nodes that have any."""
+    """Require equality of all that was recorded, and of the saturation counts, which are always recorded."""
     assert trace.saturated == expected.saturated
     if record:
         assert_same_trace(trace, expected)
@@ -137,7 +138,7 @@ def assert_same_as(trace: Trace, expected: Trace, *, record: bool) -> None:
 
 
 def what_events_lack() -> str | None:
-    """Why this machine has no convolutions by events; None: it has them."""
+    """Why this machine cannot run convolutions by events; None where it can."""
     if cpu_kernels.compiled_loops() is None:
         return "numba, which is optional, is not installed"
     return None if byte_products._has(byte_products.WORDS) else "this processor, or ONEDNN_MAX_CPU_ISA, has no AVX2"
@@ -145,7 +146,7 @@ def what_events_lack() -> str | None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads."""
+    """Let torch use ``count`` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

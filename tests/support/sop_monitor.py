@@ -1,4 +1,4 @@
-"""SOPs as the authors' ``SOPMonitor`` defines them, counted with hooks on SpikingJelly: no code of ours counts here."""
+"""SOPs as the authors' ``SOPMonitor`` defines them, counted with hooks on SpikingJelly, without our counting code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from resformer.runtime.run.encode import decode, encode
 from resformer.runtime.verify.torch_network import TorchNetwork
 
 Counts = dict[str, list[int]]
-"""Of each layer, by step."""
+"""SOPs of each layer at each step."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SopComparison:
     Attributes:
         ours: From the program's spikes, by ``resformer.compiler.placement.activity``.
         monitor: By hooks on SpikingJelly.
-        same_spikes: How many spikes' chances were compared between the two networks; 0 where rounded decays forbid it.
+        same_spikes: How many places of spikes were compared between the two networks; 0 where decays are rounded.
     """
 
     ours: Counts
@@ -44,7 +44,7 @@ class SopComparison:
 
 
 def hooked_sops(model: SpikingResformer, samples: npt.NDArray[np.float64]) -> Counts:
-    """SOPs of each module at each step, summed over samples: every weight one, no bias, the real operand ones."""
+    """SOPs of each module at each step, summed over samples: outputs with all weights and real operands set to one."""
     found: Counts = {}
 
     def convolution(name: str, module: nn.Conv2d) -> Callable[..., None]:
@@ -100,10 +100,10 @@ def count_sops(path: Path, images: npt.NDArray[Any]) -> SopComparison:
             assert recorded[name].mismatches(train) == 0, name
             same += train.size
         spikes = dict(recorded)
-    # PLIF's decay is rounded, so its spikes are not the program's: there SpikingJelly's own are counted
+    # PLIF's decay is rounded in the program, so the spikes may differ: then SpikingJelly's own are counted
     activity = measure(program, spikes)
 
-    # our two halves of W are one convolution there
+    # the program's two halves of W are one convolution in SpikingJelly
     counted: dict[str, npt.NDArray[np.int64]] = {}
     for name, steps in activity.sops.items():
         key = name.removesuffix(".y1").removesuffix(".y2")

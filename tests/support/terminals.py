@@ -1,4 +1,4 @@
-"""Terminals of a width, and what a reader makes of a table that is printed on one."""
+"""Terminals of a given width, and a check of the tables that are printed on them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def on_terminal(width: int, monkeypatch: pytest.MonkeyPatch, term: str = "xterm"
     """Let standard output be a terminal of a width.
 
     Yields:
-        Empty; at the end, all that was printed, as one text.
+        A list: empty at first; after the context, its one element is the text of all that was printed.
     """
     import fcntl
     import pty
@@ -58,12 +58,12 @@ def on_terminal(width: int, monkeypatch: pytest.MonkeyPatch, term: str = "xterm"
 
 
 def plain(text: str) -> str:
-    """A text without what colours it."""
+    """A text without its colour codes."""
     return CODES.sub("", text)
 
 
 def require_table(text: str, table: Table, width: int) -> None:
-    """See to it that a table as printed holds every number and word of it, each at its row, and fits."""
+    """Require that a printed table fits the width and holds every number and word of the table, each in its row."""
     title, headings, rows = table
     lines = plain(text).splitlines()
     for line in lines:
@@ -97,7 +97,7 @@ def require_table(text: str, table: Table, width: int) -> None:
 
 
 def _blocks(lines: Sequence[str]) -> list[dict[str, str]]:
-    """What stands in blocks: of each row, the value of each heading."""
+    """The content of a table printed in blocks: for each row, the value under each heading."""
     found: list[dict[str, str]] = []
     heading = ""
     for line in lines:
@@ -112,7 +112,7 @@ def _blocks(lines: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _rows(lines: Sequence[str], headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[list[str]]:
-    """The words of each row, which begins with the line that holds its name and the first words of its numbers."""
+    """The words of each row; a row begins with the line that holds its name and the first words of its numbers."""
     starts: list[int] = []
     for row in rows:
         numbers = [
@@ -138,6 +138,6 @@ def _begins(line: str, name: str) -> bool:
 
 
 def _holds(words: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Whether some words are among others, in their order."""
+    """Whether the wanted words are among the words, in the same order."""
     remaining = iter(words)
     return all(word in remaining for word in wanted)

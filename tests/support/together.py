@@ -1,6 +1,6 @@
-"""Several processes, as ``torchrun`` starts them, but without it: each process's own end is seen.
+"""Starts several processes as ``torchrun`` does, but without it, so that each process's own end is seen.
 
-They are forked from one that has imported already what they need: to import PyTorch takes longer than all else here.
+They are forked from one that has already imported their modules: importing PyTorch takes longer than all else here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 from support import launcher as launcher_program
 
 PATIENCE = 240
-"""Seconds, for a busy machine; nothing here waits so long unless for ever."""
+"""Seconds until a process counts as waiting for ever, also on a busy machine."""
 PORTS = (10000, 32000)
 NEEDED = ("torch.distributed", "resformer.runtime.cli.terminal", "resformer.runtime.run.processes")
 
@@ -42,7 +42,7 @@ class Ended:
     """How one process ended.
 
     Attributes:
-        status: Its exit status, negative a signal's.
+        status: Its exit status; negative if a signal ended it.
         out: What it printed.
         err: What it said on the error stream.
     """
@@ -53,7 +53,7 @@ class Ended:
 
 
 def _free_port() -> int:
-    """A port that nobody else is given unasked: those of connections, which the system chooses, lie higher."""
+    """A free port, lower than those that the system gives to connections, so that it gives this one to nobody."""
     while True:
         port = random.randrange(*PORTS)
         with contextlib.suppress(OSError), socket.create_server(("localhost", port)):
@@ -62,9 +62,9 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def launcher() -> Iterator[subprocess.Popen[str]]:
-    """What forks processes, for :func:`together`; it ends with the tests of a file."""
+    """The process that forks others, for :func:`together`; it ends with the tests of a file."""
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    # which the commands set before anything is imported
+    # the commands set these before anything is imported
     environment |= {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     program = [sys.executable, launcher_program.__file__]
     with subprocess.Popen(
@@ -79,11 +79,11 @@ def commands_together(
     count: int = 2,
     before: str = "import os\n",
 ) -> list[Ended]:
-    """Run commands one after the other, each shared by all processes; ends with the first that fails.
+    """Run commands one after the other, each in all processes together, up to the first that fails.
 
     Args:
         launcher: The fixture.
-        commands: Modules of ``resformer.runtime.cli``, and their arguments.
+        commands: The name of each command's module in ``resformer.runtime.cli``, and its arguments.
         count: How many processes.
         before: Python that each process runs first.
     """
@@ -95,7 +95,7 @@ def commands_together(
 def alone(
     launcher: subprocess.Popen[str], script: str, *, arguments: Sequence[str] = (), modules: Sequence[str] = ()
 ) -> Ended:
-    """Run a script in a process of its own, as ``together`` does, but told of no others."""
+    """Run a script in one process, as ``together`` does, but as no part of a group."""
     (ended,) = _ask(launcher, script, [{}], arguments, modules)
     return ended
 
@@ -115,9 +115,9 @@ def together(
         launcher: The fixture.
         script: Python.
         count: How many processes.
-        arguments: Its arguments.
+        arguments: The arguments of the script.
         ports: How often the processes come together; ``PORTS`` holds a port for each time.
-        modules: What to import before, once for all processes.
+        modules: What to import first, once for all processes.
     """
     free = [str(_free_port()) for _ in range(ports)]
     common = {"MASTER_ADDR": "localhost", "MASTER_PORT": free[0], "PORTS": ",".join(free)}

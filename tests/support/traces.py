@@ -8,7 +8,7 @@ from resformer.compiler.ir.trace import Trace
 
 
 def assert_same_trace(trace: Trace, reference: Trace) -> None:
-    """Every logit, spike and graded value equal, bit for bit, and every saturation count that the trace has."""
+    """Require equal logits, spikes and graded values, bit for bit, and equal saturation counts if the trace has any."""
     assert_array_equal(trace.logits, reference.logits)
     assert trace.logits.dtype == reference.logits.dtype
     assert trace.spikes.keys() == reference.spikes.keys()

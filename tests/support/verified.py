@@ -1,4 +1,4 @@
-"""What a verification of a compiled module must have found."""
+"""A check of what the verification of a compiled module found."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, QUANTIZED
 
 
 def assert_equal(compiled: Compiled, samples: torch.Tensor, *, exact: bool = True) -> None:
-    """Nothing differs in any check that must hold, and every population fires now and then.
+    """Require that nothing differs in any demanded check, and that every population fires now and then.
 
     Args:
-        compiled: For the simulator.
+        compiled: The module, compiled for the simulator.
         samples: What it is verified with.
-        exact: Whether the quantized module must be equal too, or must not be demanded to.
+        exact: Whether equality with the quantized module must be demanded and hold; if not, it must not be demanded.
     """
     result = compiled.verify(samples, backend="sim")
     assert result.equivalent

@@ -1,4 +1,4 @@
-"""Ends of wires, in place of Lava's ports, for models that run by themselves."""
+"""Stand-ins for Lava's ports, for process models that run by themselves."""
 
 import numpy as np
 

@@ -36,7 +36,7 @@ def python(code: str) -> str:
 
 
 def test_only_public_names_show() -> None:
-    importlib.import_module("resformer.runtime.compiled")  # rooms that were entered do not show either
+    importlib.import_module("resformer.runtime.compiled")  # packages that were imported do not show either
     assert set(dir(resformer)) == set(resformer.__all__) == PUBLIC
     assert all(getattr(resformer, name) is not None for name in PUBLIC)
     with pytest.raises(AttributeError, match="no attribute 'compil'"):

@@ -1,4 +1,4 @@
-"""The house itself: no circle among its files, and a front door through which nobody inside goes."""
+"""The package's imports: no cycle among its files, and none inside the package of ``resformer`` itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def modules() -> dict[str, Path]:
 
 
 def imported(path: Path, known: frozenset[str]) -> set[str]:
-    """The package's modules that a file imports, at its top or late; what only a type checker sees apart."""
+    """The package's modules that a file imports, at its top or late, but for imports that only a type checker sees."""
     found: set[str] = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
     unseen = {
@@ -44,7 +44,7 @@ def imported(path: Path, known: frozenset[str]) -> set[str]:
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
-    """A circle in a graph, or nothing."""
+    """A cycle of a graph, or an empty list."""
     try:
         TopologicalSorter(graph).prepare()
     except ValueError as error:

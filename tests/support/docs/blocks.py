@@ -51,7 +51,7 @@ class Block:
         title: The file that it shows, if it names one.
         text: All between the fences.
         reason: Why it is not run, if it says so.
-        status: With what its last command ends.
+        status: The exit status that its last command must have.
     """
 
     page: Path
@@ -64,12 +64,12 @@ class Block:
 
     @property
     def where(self) -> str:
-        """The page and the line, as editors have it."""
+        """The page and the line, as editors write them: ``page:line``."""
         return f"{name_of(self.page)}:{self.line}"
 
     @property
     def runs(self) -> bool:
-        """Whether it is run: what shows a file is written instead."""
+        """Whether it is run; a block that shows a file is written to that file instead."""
         return self.language in RUN and self.title is None and self.reason is None
 
     @property
@@ -77,7 +77,7 @@ class Block:
         """The commands of a console block.
 
         Raises:
-            ValueError: It begins with something else.
+            ValueError: The block begins with something else than a command.
         """
         found: list[tuple[list[str], list[str]]] = []
         continued = False
@@ -149,7 +149,7 @@ def _blocks(page: Path, lines: list[str]) -> Iterator[Block]:
 
 
 def indented(page: Path) -> list[str]:
-    """Where a page has blocks that are indented instead of fenced, which have no language."""
+    """The places of a page's blocks that are indented instead of fenced, and so name no language."""
     found = []
     inside, listed, empty = False, False, True
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):

@@ -1,4 +1,4 @@
-"""What pages take for granted that their readers have: small files under the names that pages use."""
+"""Inputs that pages expect their readers to have: small files under the names that pages use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.docs.blocks import ROOT
 
 MNIST = ROOT / "examples" / "mnist"
 FOLDERS = ("examples", "benchmarks", "tests")
-"""What commands find beside them, as in the project's own folder."""
+"""Folders of the project that commands find in the folder where they run."""
 IMAGES = 8
 """Digits of ``images.npy``."""
 CALIBRATION = 8
@@ -55,7 +55,7 @@ def _calibration(path: Path) -> None:
 
 
 def _folder(path: Path) -> None:
-    """PNG files in a folder of each class."""
+    """PNG files, a folder for each class."""
     import numpy as np
     from PIL import Image
 
@@ -109,7 +109,7 @@ def _event_network(path: Path) -> None:
 
 
 def _recordings(path: Path) -> None:
-    """N-MNIST's files in a folder of each class."""
+    """Files in N-MNIST's format, a folder for each class."""
     from support import event_files
 
     for digit in range(5):
@@ -144,14 +144,14 @@ INPUTS: Mapping[str, Maker] = MappingProxyType(
         "recording.raw": _recording,
     }
 )
-"""By name; each is made when a block first names it and it is not there."""
+"""The maker of each input, by name; an input is made when a block first names it and it is not there."""
 
 BUILD = "build"
-"""A build of ``model.pt`` for sim, which stands there where a page uses it before it makes one."""
+"""The folder of a build of ``model.pt`` for sim; it is put there where a page uses a build before it makes one."""
 
 
 def named(text: str, name: str) -> bool:
-    """Whether a block names a file or folder, and not one that ends or begins alike."""
+    """Whether a block names this file or folder, and not only one whose name contains this name."""
     return re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w-]|\.\w)", text) is not None
 
 
@@ -167,11 +167,11 @@ def uses_build(text: str) -> bool:
 
 
 def prepare(folder: Path, text: str, build: Path) -> None:
-    """Put what a block names, and nobody has made yet, into the folder that it runs in.
+    """Put the inputs that a block names, and that are not there yet, into the folder that it runs in.
 
     Args:
-        folder: The page's.
-        text: The block's.
+        folder: The page's folder.
+        text: The block's text.
         build: A build of ``model.pt``.
     """
     for name, make in INPUTS.items():

@@ -31,15 +31,15 @@ from support.docs.blocks import ROOT, WRITTEN, Block, blocks, name_of
 from support.docs.inputs import BUILD, FOLDERS, prepare
 
 SECONDS = 900
-"""Within which a command must end, also on a machine that is busy with something else."""
+"""Seconds within which a command must end, also on a busy machine."""
 WIDTH = "120"
-"""Columns of what commands print."""
+"""Columns of the terminal that commands print to."""
 OURS: Mapping[str, str] = MappingProxyType(
     {f"resformer-{name}": f"resformer.runtime.cli.{name}" for name in ("compile", "run", "verify", "report")}
 )
-"""Our commands, by their modules."""
+"""The module of each of our commands."""
 SHELL = re.compile(r"[|<>&;$`*]")
-"""What a shell must read."""
+"""Characters that only a shell can interpret."""
 FORKS = multiprocessing.get_context("fork")
 
 
@@ -52,12 +52,12 @@ class Tally:
     """What became of the blocks.
 
     Attributes:
-        run: How many blocks ran.
-        commands: Commands in them.
-        lines: Lines that pages show and commands printed.
-        skipped: Those marked as not run, by reason.
+        run: The number of blocks that ran.
+        commands: The number of commands in those blocks.
+        lines: The number of lines that pages show and commands printed.
+        skipped: The place and the reason of each block that is marked as not run.
         failures: A message for each block that failed.
-        seconds: Of a core, that they took.
+        seconds: Processor time of all blocks.
     """
 
     run: int = 0
@@ -68,7 +68,7 @@ class Tally:
     seconds: float = 0.0
 
     def add(self, other: Tally) -> None:
-        """Count another's too."""
+        """Add another tally's counts."""
         self.run += other.run
         self.commands += other.commands
         self.lines += other.lines
@@ -78,7 +78,7 @@ class Tally:
 
 
 def same_line(shown: str, printed: str) -> bool:
-    """Whether a line that a page shows was printed, blanks and what ``…`` stands for aside."""
+    """Whether a line that a page shows equals a printed one, but for blanks and what ``…`` stands for."""
     pattern = r"\s+".join(".*".join(map(re.escape, word.split("…"))) for word in shown.split())
     return re.fullmatch(pattern, " ".join(printed.split())) is not None
 
@@ -102,9 +102,9 @@ def run_pages(
     Args:
         paths: The pages.
         build: A build of ``model.pt``.
-        jobs: How many pages at a time.
-        languages: Which blocks; all others are passed over.
-        tell: Told a line for each page that ran.
+        jobs: The number of pages that run at a time.
+        languages: Languages of the blocks to run; all others are passed over.
+        tell: Called with a line for each page that ran, and one for each failure.
     """
     tally = Tally()
     waiting = list(paths)
@@ -144,7 +144,7 @@ def _page_apart(page: Path, build: Path, languages: frozenset[str], results: Con
 
 
 def run_page(page: Path, build: Path, *, languages: frozenset[str]) -> Tally:
-    """Run a page's blocks in order, in an empty folder; what comes behind one that failed is not tried."""
+    """Run a page's blocks in order, in a folder of its own, up to the first that fails."""
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="docs-") as temporary, contextlib.ExitStack() as stack:
         folder = Path(temporary)
@@ -254,7 +254,7 @@ def _in_fork(folder: Path, work: Callable[[], int]) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def _python(folder: Path) -> Iterator[Callable[[Block], None]]:
-    """What runs a page's Python, all of it in one process, which begins with the first block."""
+    """A function that runs a page's Python blocks, all in one process, which starts with the first block."""
     here, there = FORKS.Pipe()
     process = FORKS.Process(target=_session, args=(folder, there))
 
@@ -289,7 +289,7 @@ def _session(folder: Path, blocks_in: Connection) -> None:
     with contextlib.suppress(EOFError):
         while True:
             block: Block = blocks_in.recv()
-            # lines keep the numbers that they have on the page
+            # a traceback then names the line numbers of the page
             path = folder / f"{block.page.stem}-{block.line}.py"
             path.write_text("\n" * (block.line - 1) + block.text, encoding="utf-8")
             printed = io.StringIO()

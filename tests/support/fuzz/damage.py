@@ -1,4 +1,4 @@
-"""Damage to files: what knows nothing of a format (bytes), and what knows its structure (trees, arrays)."""
+"""Damage to files: to their bytes, whatever the format, and to their structure (trees, arrays)."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ NUMBERS: Sequence[object] = (
     2**62, 2**63 - 1, 2**63, 2**64, 10**30, 10**400, 0.0, -0.0, 0.5, -0.5, 1e-300, 1e300, -1e300,
     float("nan"), float("inf"), float("-inf"), True, False,
 )  # fmt: skip
-"""Where numbers of all formats break."""
+"""Numbers at which readers of any format may break."""
 TEXTS: Sequence[str] = (
     "", " ", "\x00", "\x1b[31mred\x1b[0m", "\r\n", "../../x", "/etc/passwd", "a" * 100_000, "é" * 300, "\ud800",
     "-1", "nan", "1e999", "9" * 500, "0x10", "__class__", "%s%n", "{0}", "\N{RIGHT-TO-LEFT OVERRIDE}abc", "loihi2",
     "input",
 )  # fmt: skip
-"""Where texts do."""
+"""Texts at which readers of any format may break."""
 DTYPES = (
     "?", "u1", "i1", "u2", "i4", "i8", "u8", "f2", "f4", "f8", ">f4", ">i8", "c8", "c16", "S5", "U3", "V4", "M8[s]",
     "m8[D]", "O", "f4,i4", "g",
 )  # fmt: skip
-"""Types of elements that a file may name."""
+"""Element types that an array's file may name."""
 DEEP = 100
-"""Levels of what is nested too deep for any file of ours; three times as many, Python can still copy."""
+"""More levels of nesting than any file of ours has; Python can still copy three times this depth."""
 
 
 def pick(rng: Rng, choices: Sequence[T]) -> T:
-    """One of them."""
+    """One of the choices, at random."""
     return choices[int(rng.integers(len(choices)))]
 
 
@@ -67,7 +67,7 @@ def damaged_bytes(rng: Rng, data: bytes) -> bytes:
 
 
 def damaged_text(rng: Rng, text: str) -> str:
-    """Lines doubled, dropped, swapped or cut, and characters put in."""
+    """One to three changes of a text: lines doubled, dropped or swapped, and characters put in."""
     lines = text.splitlines(keepends=True) or [""]
     for _ in range(int(rng.integers(1, 4))):
         at = int(rng.integers(len(lines)))
@@ -128,7 +128,7 @@ def damaged_tree(rng: Rng, tree: Any) -> Any:
 
 
 def _near(rng: Rng, value: object) -> object:
-    """What is nearly right: a number beside it, a text cut."""
+    """A value that is nearly right: a number next to it, or a text that lacks a character."""
     if isinstance(value, int | float):
         of_another_type = float(value) if abs(value) <= sys.float_info.max else str(value)
         return pick(rng, (value + 1, value - 1, -value, value * 2, value * 1000, of_another_type, str(value)))
@@ -152,7 +152,7 @@ def _places(tree: Any) -> Any:
 
 
 def damaged_array(rng: Rng, array: Array) -> Array:
-    """Another type, shape, order or some other values; never more elements than a few times as many."""
+    """The array with another type, shape, order or other values; no change makes it large."""
     changes: Sequence[Callable[[], Array]] = (
         lambda: array.astype(pick(rng, ("?", "u1", "i1", "i2", "u2", "i4", "i8", "u8", "f2", "f8", ">f4", "c8"))),
         lambda: array[..., :0] if array.ndim else array,
@@ -173,7 +173,7 @@ def damaged_array(rng: Rng, array: Array) -> Array:
 
 
 def _with_values(rng: Rng, array: Array) -> Array:
-    """Some elements replaced by what their type holds least well."""
+    """The array with elements replaced by one extreme value of their type."""
     made = array.copy()
     if not made.size:
         return made

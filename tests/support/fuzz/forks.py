@@ -1,4 +1,4 @@
-"""One input, one process: forked from one that has imported everything, with limits of time, memory and disk."""
+"""Runs each input in a process of its own, forked from one that has all modules, with limits of time and memory."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ HOME = Path(resformer.__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one input may take.
+    """What one input may use.
 
     Attributes:
-        seconds: Of a processor's time; of time by the clock ``PATIENCE`` times as much, as other work may run beside.
-        memory: Bytes, beyond those that the process had as it began.
-        disk: Bytes of one file that is written.
+        seconds: Processor time. The limit by the clock is ``PATIENCE`` times it, since other work may run meanwhile.
+        memory: Bytes beyond those that the process had when it began.
+        disk: Bytes of each file that it writes.
     """
 
     seconds: float = 20.0
@@ -43,11 +43,11 @@ class Outcome:
     """How one input ended.
 
     Attributes:
-        statuses: Of the commands that ran.
-        failure: What must not be: "" or the kind of failure, and the line of ours where it was.
+        statuses: Exit statuses of the commands that ran.
+        failure: "", or what happened that must not happen, with our line of code where it happened.
         detail: The traceback, or what was printed.
-        seconds: It took.
-        memory: Bytes, beyond those at the beginning.
+        seconds: How long it took, by the clock.
+        memory: The most bytes it had, beyond those at its beginning.
     """
 
     statuses: tuple[int, ...]
@@ -58,7 +58,7 @@ class Outcome:
 
 
 class Wrong(Exception):  # noqa: N818
-    """What a command must not do, in words."""
+    """A command did what no command may do; the message says what."""
 
 
 def run_apart(work: Callable[[], tuple[int, ...]], limits: Limits) -> Outcome:
@@ -66,7 +66,7 @@ def run_apart(work: Callable[[], tuple[int, ...]], limits: Limits) -> Outcome:
 
     Args:
         work: Returns the statuses of the commands that it ran, or raises.
-        limits: What it may take.
+        limits: What it may use.
     """
     reading, writing = os.pipe()
     started = time.monotonic()
@@ -81,7 +81,7 @@ def run_apart(work: Callable[[], tuple[int, ...]], limits: Limits) -> Outcome:
         os.kill(child, signal.SIGKILL)
     _, status, usage = os.wait4(child, 0)
     seconds = time.monotonic() - started
-    # the child's first line: what of its parent's memory it has
+    # the child's first line: the bytes that it had when it began, which are its parent's
     began, _, rest = told.decode(errors="replace").partition("\n")
     memory = max(usage.ru_maxrss * 1024 - int(began), 0)
     statuses, failure, detail = _understood(rest, in_time, status)
@@ -91,10 +91,10 @@ def run_apart(work: Callable[[], tuple[int, ...]], limits: Limits) -> Outcome:
 
 
 def run_command(main: Callable[[list[str]], int], *arguments: object) -> int:
-    """Run a command as a shell would; what it prints must be what a command may print.
+    """Run a command as a shell would, and check its exit status and what it prints.
 
     Raises:
-        Wrong: It is not.
+        Wrong: No command may end so or print this.
     """
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -116,9 +116,9 @@ def run_command(main: Callable[[list[str]], int], *arguments: object) -> int:
 
 
 PATIENCE = 10
-"""How many times longer by the clock than by the processor an input may take."""
+"""The limit of an input's time by the clock, in multiples of the limit of its processor time."""
 LONGEST_LINE = 4_000
-"""Characters of a line that a command may print."""
+"""The most characters of a line that a failing command may print on standard error."""
 
 
 def _do(work: Callable[[], tuple[int, ...]], limits: Limits, pipe: int) -> None:
@@ -133,7 +133,7 @@ def _do(work: Callable[[], tuple[int, ...]], limits: Limits, pipe: int) -> None:
     faulthandler.register(signal.SIGXCPU, file=pipe)
     processor = math.ceil(limits.seconds)
     resource.setrlimit(resource.RLIMIT_CPU, (processor, processor + 2))
-    # whatever bypasses Python's streams
+    # for output that bypasses Python's streams
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
@@ -154,7 +154,7 @@ def _do(work: Callable[[], tuple[int, ...]], limits: Limits, pipe: int) -> None:
 
 
 def _our_line(error: BaseException) -> str:
-    """The innermost line of ours that an error went through."""
+    """The innermost line of this project's own code that an error went through."""
     found = "?"
     for frame, line in traceback.walk_tb(error.__traceback__):
         path = Path(frame.f_code.co_filename).resolve()

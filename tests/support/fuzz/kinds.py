@@ -60,17 +60,17 @@ CHIPS = Path(resformer.compiler.chips.__file__).parent
 
 @dataclass(frozen=True)
 class Seeds:
-    """What is right, to be damaged.
+    """Correct files, of which damaged copies are made.
 
     Attributes:
         tiny: A checkpoint, its build and its samples.
         nir: A NIR file.
         net: A netx network.
-        spikes: Its samples.
+        spikes: Samples for the network of the NIR file.
         verification: What ``resformer-verify --json`` wrote of the build.
         cost: What ``resformer-run --cost --json`` wrote.
         laid_out: The build on a chip of small cores, with a layout for the shortest step, and its cost.
-        laid_out_cost: What ``resformer-run --cost --json`` wrote of that.
+        laid_out_cost: What ``resformer-run --cost --json`` wrote of ``laid_out``.
         zoo: A checkpoint of another family.
         frames: The build of a network of event frames.
     """
@@ -88,7 +88,7 @@ class Seeds:
 
 
 def make_seeds(tiny: Tiny, folder: Path) -> Seeds:
-    """Write the rest of the seeds; every command runs once, so that whoever is forked from here has it all loaded."""
+    """Write the other seeds, and run every command once, so that processes forked from this one have all modules."""
     names = (
         "net.nir",
         "net.net",
@@ -159,7 +159,7 @@ cores_per_tile: 1
 cores_per_chip: 12
 mesh_columns: 3
 """
-"""A chip on which the tiny network takes many cores, of several chips."""
+"""A chip's file; on such chips the tiny network takes many cores, on several chips."""
 NET_OPTIONS = ("--timesteps", 3, "--target", "sim", "--quiet")
 ZOO_OPTIONS = ("--target", "sim", "--quiet")
 NIR_OPTIONS = ("--dt", 1, "--timesteps", 3, "--target", "sim", "--quiet")
@@ -216,7 +216,7 @@ def recording(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
         else:
             WRITERS[name](path, events)
     except (ArithmeticError, LookupError, TypeError, ValueError, struct.error):
-        # what no file of the format can hold
+        # no file of the format can hold such events
         WRITERS[name](path, some_events(50, (8, 8)))
     if path.suffix in (".h5", ".hdf5") and rng.random() < 0.5:
         _damage_hdf5(rng, path)
@@ -261,7 +261,7 @@ def checkpoint(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
 
 
 def zoo_checkpoint(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
-    """A checkpoint of another family: as ``checkpoint``, and what it says that no tensor tells."""
+    """A checkpoint of another family: as ``checkpoint``, and its entry ``resformer`` of facts that no tensor tells."""
     content = torch.load(seeds.zoo, weights_only=True)
     if rng.random() < 0.4:
         content["resformer"] = damaged_tree(rng, content["resformer"])
@@ -273,7 +273,7 @@ def _compile_checkpoint(path: Path, folder: Path, *arguments: object) -> int:
 
 
 def _damaged_checkpoint(rng: Rng, folder: Path, content: dict[str, Any]) -> Path:
-    """A checkpoint that was damaged."""
+    """Write a damaged checkpoint; returns its path."""
     state = content["model"]
     chance = rng.random()
     if chance < 0.7:
@@ -299,7 +299,7 @@ def _has_values(found: object) -> bool:
 
 
 LARGE = 1 << 20
-"""Elements of what was damaged before and only says that it is large: it is not read."""
+"""The most elements of a tensor or data set that is damaged; a larger one was damaged before and only states a size."""
 OTHER_TYPES = (torch.float16, torch.bfloat16, torch.int8, torch.bool, torch.complex64, torch.int64)
 
 
@@ -355,7 +355,7 @@ def _damage_hdf5(rng: Rng, path: Path) -> None:
         for _ in range(int(rng.integers(1, 4))):
             names: list[str] = []
             file.visit(names.append)
-            if not names:  # all is deleted
+            if not names:  # everything was deleted
                 return
             name = pick(rng, names)
             try:
@@ -410,7 +410,7 @@ def _damage_object(rng: Rng, file: Any, name: str) -> None:
 
 
 def _damage_chunk(rng: Rng, file: Any, name: str, found: Any) -> None:
-    """Store an array in a chunk, compressed, that holds other bytes than it should."""
+    """Store an array in one compressed chunk, and give the chunk other bytes."""
     value, kind = found[()], found.dtype
     del file[name]
     made = file.create_dataset(
@@ -426,7 +426,7 @@ def _damage_chunk(rng: Rng, file: Any, name: str, found: Any) -> None:
 
 
 def program(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
-    """A program: its JSON, its tensors or its bytes; what both the reference and sim run, they must run alike."""
+    """A program: its JSON, its tensors or its bytes; if both reference and sim run it, their results must be equal."""
     build = _build_but(seeds, folder, PROGRAM)
     metadata, tree, tensors = take_apart(seeds.tiny.build / PROGRAM)
     if rng.random() < 0.6:
@@ -440,7 +440,7 @@ def program(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
             del tensors[name]
     try:
         put_together(build / PROGRAM, metadata, tree, tensors)
-    except (RecursionError, UnicodeError, KeyError, ValueError):  # not to be written
+    except (RecursionError, UnicodeError, KeyError, ValueError):  # such a program cannot be written
         return ()
     if rng.random() < 0.15:
         (build / PROGRAM).write_bytes(damaged_bytes(rng, (build / PROGRAM).read_bytes()))
@@ -455,7 +455,7 @@ def program(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
 
 
 def _damaged_nodes(rng: Rng, tree: Any) -> Any:
-    """Only what nodes hold: their values and signals, by numbers of their kind."""
+    """The tree with damage in one node only: in its values, signal, shape or inputs."""
     node = pick(rng, tree["nodes"])
     part = pick(rng, [key for key in ("values", "signal", "shape", "inputs") if node.get(key)])
     node[part] = damaged_tree(rng, node[part])
@@ -470,7 +470,7 @@ def report_json(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
 
 
 def placement_json(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
-    """A build's placement: any, or a layout that was chosen for it, which readers lay out again."""
+    """A build's placement: the tiny build's, or one with a chosen layout, which readers lay out again."""
     of = seeds.laid_out if rng.random() < 0.7 else seeds.tiny.build
     build = _build_but(seeds, folder, "placement.json", of)
     if of == seeds.laid_out and rng.random() < 0.6:
@@ -498,7 +498,7 @@ def _place(arguments: list[str]) -> int:
 
 
 def _damage_layout(rng: Rng, content: Any) -> None:
-    """Another layout of the same form: tiles, cores' places, and the chip's constants."""
+    """Change a layout: its tiles, its cores' places, or the chip's constants."""
     layer = pick(rng, content["layers"])
     placed = [core for each in content["layers"] for core in each["placed"]]
     chosen = rng.integers(10)
@@ -547,7 +547,7 @@ def network(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
 
 
 def _build_but(seeds: Seeds, folder: Path, name: str, of: Path | None = None) -> Path:
-    """A build that lacks a file; the others are links."""
+    """A build that lacks the file ``name``; its other files are links to those of ``of``, or of the tiny build."""
     build = folder / "build"
     build.mkdir()
     for file in (of or seeds.tiny.build).iterdir():
@@ -611,7 +611,7 @@ def _damage_json(rng: Rng, good: Path, bad: Path) -> None:
 
 
 def images(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
-    """A folder of images: files of many formats, damaged, misnamed, and what is no file."""
+    """A folder of images in many formats, damaged or misnamed; sometimes a pipe, a link or a folder is among them."""
     inside = folder / "images"
     inside.mkdir()
     for index in range(int(rng.integers(1, 4))):
@@ -640,7 +640,7 @@ def images(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
 
 
 def options(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
-    """Options of the commands, with values that they do not take."""
+    """Options of the commands, with values that they may not accept."""
     values = (*map(str, NUMBERS), *(each for each in TEXTS if "\x00" not in each and "\ud800" not in each), str(folder))
     base: Mapping[str, tuple[Callable[..., int], Sequence[object], Sequence[str]]] = {
         "compile": (
@@ -663,7 +663,7 @@ def options(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
     command, arguments, names = base[pick(rng, list(base))]
     added = [part for _ in range(int(rng.integers(1, 3))) for part in (pick(rng, names), pick(rng, values)[:2000])]
     home = Path.cwd()
-    os.chdir(folder)  # whatever is written by name
+    os.chdir(folder)  # a value may be the name of a file to write
     try:
         return (command(*arguments, *added),)
     finally:
@@ -690,4 +690,4 @@ KINDS: Mapping[str, tuple[float, Callable[[Seeds, Rng, Path], Statuses]]] = {
     "images": (2, images),
     "options": (1, options),
 }
-"""By name: how often it is chosen, and what it does."""
+"""For each kind of input: its weight in the random choice, and the function that damages and runs it."""

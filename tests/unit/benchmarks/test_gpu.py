@@ -1,4 +1,4 @@
-"""What measures on a GPU, as far as a CPU can try it: contestants that hang or end, and digests that differ."""
+"""The benchmarks for GPUs, as far as a CPU can test them: contestants that hang or end, and digests that differ."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def exact(benchmarks: None) -> ModuleType:
 
 @pytest.fixture
 def raced(against: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The table of five contestants, of which one hangs, one ends and one says that it cannot."""
+    """The table of five contestants: one hangs, one ends and one reports that it cannot run."""
     path = tmp_path / "worker.py"
     path.write_text(WORKER, encoding="utf-8")
     monkeypatch.setattr(against, "WORKER", path)
@@ -155,7 +155,7 @@ def test_what_differs_from_the_reference_is_named(exact: ModuleType) -> None:
     assert set(exact.check(replace(trace, spikes=lost), order, known, record=True).wrong) == {name}
 
     unrecorded = SimBackend().run(program, samples[order])
-    # a run that was to record and did not lacks every name
+    # a run that did not record, but should have, lacks every name
     lacking = exact.check(unrecorded, order, known, record=True)
     assert set(lacking.wrong) == known[0].values.keys() - {exact.LOGITS}
     verdict = exact.check(unrecorded, order, known, record=False)

@@ -1,4 +1,4 @@
-"""What ``benchmarks/growth.py`` concludes from what it measured, and what it does not run."""
+"""What ``benchmarks/growth.py`` concludes from its measurements, and what it does not run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recordings that are compared with our spikes: a checkout made here, of numbers restated here."""
+"""The comparison of recordings with our spikes, on a checkout made here from numbers restated here."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def test_layers_run_on_from_sample_to_sample(silicon: ModuleType, tmp_path: Path
     currents = np.concatenate([np.zeros((1, 2), dtype=np.int64), first[:-1] @ WEIGHT.T])
     second = states(currents, 1, BIAS)
     assert first.any()
-    assert (second != states(currents, 0, BIAS)).any()  # that a layer is reset at its own steps shows
+    assert (second != states(currents, 0, BIAS)).any()  # resets at the layer's own steps make a difference
     np.testing.assert_array_equal(ours["layer.0.neuron"].spikes.reshape(STEPS, 3), first)
     np.testing.assert_array_equal(ours["layer.1.neuron"].spikes.reshape(STEPS, 2), second)
     np.testing.assert_array_equal(ours["layer.1.neuron"].u.reshape(STEPS, 2), 64 * currents)
-    # a neuron that fired reads silicon's mark
+    # the potential of a neuron that fired is silicon's mark for it
     v = ours["layer.1.neuron"].v.reshape(STEPS, 2)
     assert (v[second > 0] == 128).all()
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and devices and pipes, which nothing may take the place of."""
+"""Files that appear whole or not at all, and devices and pipes, which no file may replace."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path, named: Callable[[
         check_writable(named(pipe))
         write_text(named(pipe), "text")
         assert os.read(reader, 100) == b"text"
-        # archives are written to what can seek
+        # writers of archives need to seek
         write_atomically(named(pipe), lambda file: (file.seek(3), file.write(b"x")))
         assert os.read(reader, 100) == b"\0\0\0x"
     finally:

@@ -41,7 +41,7 @@ def samples(model: SpikingResformer, count: int = 4) -> torch.Tensor:
 
 
 def train(model: QuantizedSpikingResformer, steps: int = 3, rate: float = 2e-2) -> None:
-    """A few steps away from where it was, all parameters."""
+    """Move all parameters by a few training steps."""
     images = samples(model).to(next(model.parameters()).dtype)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     for step in range(steps):
@@ -159,7 +159,7 @@ def test_every_parameter_is_trained_and_clipped_weights_are_not(make_model: Make
     value = torch.tensor([0.6, 0.75, -1.4, 1.8], dtype=torch.float64, requires_grad=True)
     result = rounding(value)
     result.sum().backward()
-    assert result.tolist() == [0.25, 0.75, -1.75, 1.25]  # 0.75 is a tie, and 2 of its multiples are even
+    assert result.tolist() == [0.25, 0.75, -1.75, 1.25]  # 0.75 is a tie of 1 and 2 steps, and 2 is even
     assert value.grad is not None
     assert value.grad.tolist() == [1, 1, 1, 0]
 
@@ -185,7 +185,7 @@ def test_the_networks_modes(make_model: MakeModel) -> None:
 
 
 def test_attention_is_exact_where_no_power_of_two_divides_it(make_model: MakeModel) -> None:
-    """49 patches: 1/49 in float32, made float64, is 1/49 no more."""
+    """With 49 patches: 1/49 rounded to float32 is not 1/49 in float64."""
     model = make_model(patch_sizes=(1, 1), image_size=28).float()
     student = prepare(model).double().eval()
     for name, rate in student.named_buffers():
@@ -212,7 +212,7 @@ def test_what_is_exported_loads_and_computes_anywhere(trained: QuantizedSpikingR
 
 
 def test_exponents_leave_the_least_error(make_model: MakeModel) -> None:
-    """Of a normal distribution, three levels keep most where many are clipped."""
+    """Three levels keep most of a normal distribution if they clip many values."""
     model = make_model(seed=1)
     plan = prepare(model, bits=2).plan
     student = prepare(model, plan=plan)
@@ -333,7 +333,7 @@ def test_weights_move_no_further_than_to_round_as_calibration_does(make_model: M
     stay = same & (multiples.abs() <= rule.limit) & ((multiples - multiples.round()).abs() < 0.49)
     assert float(stay.double().mean()) > 0.3
     assert torch.equal(latent[stay], kept[stay])
-    # the others lie just inside what rounds to the wanted multiple, on the side that they come from
+    # the others lie just inside the interval that rounds to the wanted multiple, on the side that they come from
     beside = (latent - used) / rule.unit
     torch.testing.assert_close(beside[~same].abs(), torch.full_like(beside[~same], 0.49))
     assert torch.equal(beside[~same].sign(), (kept - used)[~same].sign())

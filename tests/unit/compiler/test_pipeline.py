@@ -182,7 +182,7 @@ def test_an_infinite_value_that_arose_unseen_is_refused_likewise(tmp_path: Path)
 
 
 def test_a_graph_of_ours_that_denies_what_it_was_made_of_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    """A checkpoint's graph as it was imported: that its float passes have run, only its file says."""
+    """The graph is a checkpoint's as imported; only the file claims that its float passes have run."""
     imported: list[Graph[nir.NIRNode]] = []
     compile_checkpoint(checkpoint, SMALL, lambda name, graph: imported.append(graph) if name == "import" else None)
     path = tmp_path / "network.nir"

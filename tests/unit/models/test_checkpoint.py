@@ -279,7 +279,7 @@ def test_an_error_of_many_lines_is_cut_to_one(state: StateDict, path: Path, monk
 
 
 class Bomb:
-    """Pickled, it creates a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

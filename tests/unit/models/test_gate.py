@@ -116,7 +116,7 @@ def test_stand_ins_are_gone_after_reading(state: dict[str, torch.Tensor], tmp_pa
 
 
 class Calls:
-    """Pickled, it calls a function when it is unpickled."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.call = function, arguments
@@ -144,7 +144,7 @@ def test_nothing_is_called_that_weights_do_not_need(
     state: dict[str, torch.Tensor], tmp_path: Path, call: Calls, zipped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.save({"model": state, "beside": call}, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
-    monkeypatch.setattr(torch, "load", None)  # it does not come so far
+    monkeypatch.setattr(torch, "load", None)  # the file is refused before this is called
     assert "refused: " in refusal(tmp_path / "m.pt")
 
 
@@ -210,7 +210,7 @@ def test_tensors_in_one_storage_side_by_side_are_read(state: dict[str, torch.Ten
 
 
 def storage_pickle(shape: tuple[int, ...], stride: tuple[int, ...], offset: int, elements: int) -> bytes:
-    """The pickle of a tensor of such a shape, in a storage of such a size, as torch.save writes it."""
+    """The pickle of a tensor in a storage of ``elements`` elements, as torch.save writes it."""
     out = io.BytesIO()
 
     class Pickler(pickle._Pickler):  # type: ignore[name-defined, misc]
@@ -260,7 +260,7 @@ def test_a_storage_that_is_smaller_than_declared(state: dict[str, torch.Tensor],
 
 @pytest.mark.parametrize("name", ["DATA.pkl", "other\0pkl"])
 def test_members_that_pytorch_may_take_for_others_are_refused(tmp_path: Path, name: str) -> None:
-    """PyTorch read DATA.pkl, which nothing had looked at."""
+    """PyTorch once read DATA.pkl, which no check had looked at."""
     archive_of(tmp_path / "m.pt", b"\x80\x02}.")
     with zipfile.ZipFile(tmp_path / "m.pt", "a") as file:
         file.writestr("m/" + "?" * len(name), b"\x80\x02N.")
@@ -270,7 +270,7 @@ def test_members_that_pytorch_may_take_for_others_are_refused(tmp_path: Path, na
 
 
 def test_an_archive_with_two_directories_is_refused(tmp_path: Path) -> None:
-    """Python reads the one before the end, PyTorch the one at the place that the end states."""
+    """Python reads the directory before the end record, PyTorch the one at the offset that the record states."""
     archive_of(tmp_path / "one.pt", b"\x80\x02N.")
     archive_of(tmp_path / "two.pt", b"\x80\x02}.")
     one, two = ((tmp_path / name).read_bytes() for name in ("one.pt", "two.pt"))
@@ -340,7 +340,7 @@ def archive_of(path: Path, data: bytes) -> None:
 
 
 def test_tuples_that_double_are_refused(tmp_path: Path) -> None:
-    """Hashed as a key, this one would be visited 2^60 times."""
+    """To hash this tuple as a key would visit its parts 2^60 times."""
     nested = b"\x80\x02}K\x01" + b"q\x00h\x00\x86" * 60 + b"K\x01s."
     archive_of(tmp_path / "m.pt", nested)
     assert "a tuple of more than" in refusal(tmp_path / "m.pt")
@@ -372,7 +372,7 @@ TUPLE = b"(" + b"K\x01" * 60_000 + b"t"
     ids=["keys", "set", "counter", "tuples", "sizes", "pairs", "names", "memo"],
 )
 def test_what_takes_long_to_look_up_or_to_copy_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
-    """A file of 4 MB took 15 minutes."""
+    """Such a file of 4 MB once took 15 minutes."""
     archive_of(tmp_path / "m.pt", b"\x80\x02" + data)
     assert message in refusal(tmp_path / "m.pt")
 
@@ -521,6 +521,6 @@ def test_every_key_is_tried_once() -> None:
 
 
 def test_the_authors_network_for_gestures_is_within_limits() -> None:
-    """Counted of a build of theirs, 64 x 64 pixels in 16 steps: its products, and the bytes of its program."""
+    """The numbers are the products and the program's bytes of a build of it, for 64 x 64 pixels in 16 steps."""
     products, size = 23_157_513_392, 2_841_461
     assert products * 20 / 16 < limits.MOST_WORK + limits.WORK_SHARE * size

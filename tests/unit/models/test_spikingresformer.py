@@ -33,7 +33,7 @@ SMALL = Architecture(
 
 
 def trained(model: SpikingResformer) -> SpikingResformer:
-    """A new network's firing rates are 0: let one batch set them."""
+    """The network after one batch, which sets its firing rates; those of a new network are 0."""
     torch.manual_seed(0)
     model.double().train()
     size = model.image_size
@@ -90,7 +90,7 @@ def test_a_stage_that_patches_do_not_fill_is_refused() -> None:
 def test_every_multiple_of_the_smallest_image_size_fits(variant: str) -> None:
     smallest = smallest_image_size(VARIANTS[variant])
     for factor in (1, 2, 3, 7):
-        # which refuses a stage that patches do not fill, and sizes that the authors' class would round otherwise
+        # patch_counts refuses stages that patches do not fill, and sizes that the authors' class rounds differently
         assert min(patch_counts(VARIANTS[variant], factor * smallest, None)) >= 1
 
 
@@ -159,7 +159,7 @@ def test_a_stem_that_is_the_published_one_is_described_in_one_way() -> None:
 
 
 def authors_counts(architecture: Architecture, image_size: int) -> list[int]:
-    """The authors' constructor restated: the size that it is told, halved by //, over the patch size."""
+    """The authors' constructor restated: the given size, halved by //, is divided by the patch size."""
     size = image_size // 4 if architecture.stem == "imagenet" else image_size
     counts = []
     for stage, patch_size in enumerate(architecture.patch_sizes):

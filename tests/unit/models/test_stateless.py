@@ -1,4 +1,4 @@
-"""Neurons that keep nothing between calls: what they compute is what SpikingJelly's do."""
+"""Neurons that keep nothing between calls: they compute the same as SpikingJelly's."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_spikes_and_gradients_are_spikingjellys(steps: int, channels_last: bool)
     spikes, gradient = passed(StatelessLIF(), currents)
     assert 0.1 < float(spikes.mean()) < 0.9
     assert torch.equal(spikes, wanted_spikes)
-    torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-12, atol=0)  # of another order of products
+    torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-12, atol=0)  # products in another order
     assert spikes.stride() == currents.stride()
 
 
@@ -57,7 +57,7 @@ def test_currents_of_autocast_charge_in_float32() -> None:
 
 @pytest.fixture(name="compiled_afresh")
 def fixture_compiled_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing that was compiled before, by this process or another."""
+    """Forget what was compiled before, by this process or another."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.compiler.reset()
     stateless._merged.cache_clear()
@@ -84,7 +84,7 @@ def test_merged_spikes_and_gradients_are_spikingjellys() -> None:
             wanted_spikes, wanted_gradient = passed(spiking_neuron("LIF"), currents.float())
             assert 0.1 < float(spikes.float().mean()) < 0.9
             assert torch.equal(spikes.float(), wanted_spikes)
-            # in bfloat16 the weights of spikes in the loss are rounded, and the result is
+            # in bfloat16 the weights of spikes in the loss are rounded, and so is the result
             near = 1e-5 if dtype == torch.float32 else 2e-2
             torch.testing.assert_close(gradient.float(), wanted_gradient, rtol=near, atol=near / 2)
 

@@ -1,4 +1,4 @@
-"""Weights as people keep them: under which key, under which names, and what is said of the choice."""
+"""Weights as people keep them: under which key, under which names, and the notes on the choice."""
 
 import itertools
 from pathlib import Path
@@ -44,7 +44,7 @@ def fixture_path(tmp_path: Path) -> Path:
 
 
 def other(state: StateDict) -> StateDict:
-    """Weights that are not those."""
+    """Other weights under the same names."""
     return {name: tensor + 1 for name, tensor in state.items()}
 
 

@@ -42,7 +42,7 @@ UNTOLD: dict[str, dict[str, Any]] = {
     "maxformer": {"num_heads": 1},
     "sdt_v3": {"num_heads": 1},
 }
-"""What no tensor tells is made alike on both sides, and is held to what the authors have by tests of its own."""
+"""Fields that no tensor tells, set to the same value on both sides; other tests compare them with the authors' code."""
 
 
 @functools.cache
@@ -375,7 +375,7 @@ def test_a_saved_network_is_built_without_being_told_anything(case: Any, tmp_pat
     assert checkpoint.recognition.image_size == 20
     built = build_zoo_model(checkpoint)
     assert (built.architecture, built.timesteps) == (case.architecture, 3)
-    # what is said now stands before what the file says
+    # an argument takes precedence over the file
     assert build_zoo_model(checkpoint, timesteps=2).timesteps == 2
 
 

@@ -29,9 +29,9 @@ CHECKS = {
     "nir": {FLOAT_GRAPH, BACKEND, ORIGINAL},
     "module": {FLOAT_GRAPH, BACKEND, QUANTIZED, ORIGINAL},
 }
-"""Those that a network from such a source can have; a NIR file has no quantized checkpoint."""
+"""The checks that a network can have, by its kind of source; a NIR file has no quantized checkpoint."""
 WITHOUT_MODEL = {"checkpoint": {BACKEND, QUANTIZED}, "nir": {BACKEND}, "module": {BACKEND}}
-"""Those that its build has alone."""
+"""The checks that the network's build can have without the model."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Case:
     """A compiled network.
 
     Attributes:
-        kind: Of its source.
-        compiled: In memory.
-        build: Saved.
+        kind: The kind of its source.
+        compiled: The network in memory.
+        build: The saved build.
         model: The file that it was compiled from.
         images: (3, C, H, W).
     """

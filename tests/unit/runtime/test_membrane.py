@@ -130,7 +130,7 @@ def neurons_alone(op: Any) -> Graph[nir.NIRNode]:
 
 @pytest.mark.parametrize("kind", REAL)
 def test_real_numbers_add_up(kind: str) -> None:
-    """What a step adds, and what the last one left of the potential, make the potential; what fires is above it."""
+    """The potential is what a step adds plus what the last step left; neurons fire at or above their threshold."""
     op = REAL[kind]()
     graph = neurons_alone(op)
     samples = 1.5 * samples_for(graph, 8).repeat(STEPS, axis=0).reshape(8, STEPS, 2, 1, 1)

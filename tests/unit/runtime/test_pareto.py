@@ -1,4 +1,4 @@
-"""Which ways no other beats, against the definition itself."""
+"""The choices that no other choice beats, against the definition."""
 
 from __future__ import annotations
 

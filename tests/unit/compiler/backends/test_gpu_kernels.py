@@ -56,7 +56,7 @@ def two_layers() -> tuple[Program, np.ndarray]:
 
 
 def test_all_of_the_trained_example_joins(mnist_checkpoint: Path) -> None:
-    """Else its tests would say nothing about the kernels."""
+    """Otherwise, tests on the example would say nothing about the kernels."""
     plan = plan_of(compile_checkpoint(mnist_checkpoint).program)
     steps = [step for segment in plan.segments for step in segment.steps]
     assert sum(isinstance(step, LayerStep) for step in steps) == 13
@@ -82,7 +82,7 @@ def test_values_are_kept_in_as_few_bytes_as_hold_them(mnist_checkpoint: Path) ->
 
 @pytest.mark.parametrize("wrong", ["spikes", "stream", "sums", "counts"])
 def test_a_layer_that_is_wrong_runs_in_parts(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of a kernel's outputs is looked at when it is tried."""
+    """A trial compares each of a kernel's outputs."""
     from resformer.compiler.backends.sim.gpu.launch import LayerKernel, Outputs, Tiles
 
     right = LayerKernel.run
@@ -136,7 +136,7 @@ def attention() -> tuple[Program, np.ndarray]:
 
 @pytest.mark.parametrize("wrong", ["spikes", *((half, count) for half in range(2) for count in range(3))], ids=str)
 def test_attention_that_is_wrong_runs_in_parts(wrong: str | tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A spike is looked at, and each count: clipped sums, potentials clipped from below and ties of either product."""
+    """A trial compares spikes and each count: clipped sums, potentials clipped from below, ties of either product."""
     from resformer.compiler.backends.sim.gpu.launch import AttentionKernel
 
     right = AttentionKernel.run
@@ -173,7 +173,7 @@ def assert_replaced_by_torch(tried: Products, *names: str, why: str) -> None:
 
 
 def alone() -> tuple[Program, np.ndarray]:
-    """Neurons that read what is promised to be small, and so have a kernel of their own."""
+    """Neurons that read an input with a small range, and so have a kernel of their own."""
     program, samples = two_layers()
     return with_range(program, 1000), samples
 
@@ -274,7 +274,7 @@ def test_the_trial_of_neurons_meets_all_that_it_counts(summands: int, relayed: b
 
 
 def test_what_a_kernel_leaves_out_makes_it_another() -> None:
-    """A tail that can meet no floor and no limit is compiled without a look at them: another verdict."""
+    """A tail that can reach neither floor nor limit is compiled without checks of them, and has its own verdict."""
     from resformer.compiler.backends.sim.gpu.launch import Tail
     from resformer.compiler.backends.sim.gpu.trials import Summand, TailTrial
 
@@ -326,7 +326,7 @@ def test_samples_travel_in_as_few_bytes_as_their_range_takes() -> None:
 
 @pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.uint64])
 def test_samples_without_a_sign_are_looked_at(kind: type) -> None:
-    """torch compares none of these."""
+    """torch cannot compare values of these types."""
     from resformer.compiler.backends.sim.gpu.batches import Batches
     from resformer.compiler.backends.sim.gpu.kernels import GpuKernels
 
@@ -347,7 +347,7 @@ def with_range(program: Program, most: int) -> Program:
 
 
 def test_offsets_beyond_32_bits_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if 32 bits held fewer numbers than a step has: the kernels' offsets would wrap."""
+    """The limit of 32-bit offsets is lowered here below what a step has, so that the kernels' offsets would wrap."""
     from resformer.compiler.backends.sim.gpu import kernels
 
     started: list[str] = []
@@ -360,14 +360,14 @@ def test_offsets_beyond_32_bits_run_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(kernels, "ELEMENTS", 2 * 5 * 6 * 32)
     program, samples = two_layers()
     expected = reference.run(program, samples, record=True)
-    run_interpreted(program, samples, record=True)  # all are tried by now
+    run_interpreted(program, samples, record=True)  # all kernels are tried by now
     monkeypatch.setattr(kernels.LayerKernel, "run", run)
     assert_same_trace(run_interpreted(program, samples, record=True), expected)
     assert "conv" not in started, "2 samples of 5x6 positions and 32 channels"
 
 
 def test_a_layer_beyond_32_bits_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU, tiles are timed by launches: one that leaves its memory would break all that follow."""
+    """On a GPU, tiles are timed by launches; a launch that leaves its memory would break all later ones."""
     from resformer.compiler.backends.sim.gpu import kernels
 
     timed: list[str] = []
@@ -389,7 +389,7 @@ def test_a_layer_beyond_32_bits_is_not_timed(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("most", [2 * 64 * 16, 3 * 2 * 32 * 16], ids=["a step of x", "a plane of digits"])
 def test_attention_beyond_32_bits_runs_in_parts(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither timed nor run: 2 samples of 64 positions and 16 channels, and 3 steps of 16 patches, which take 32."""
+    """Neither timed nor run: 2 samples of 64 positions and 16 channels, or 3 steps of 16 patches that take 32."""
     from resformer.compiler.backends.sim.gpu import kernels
 
     net = ProgramBuilder((16, 8, 8))
@@ -436,7 +436,7 @@ print("compiled")
 
 
 def test_a_single_neuron_compiles(tmp_path: Path) -> None:
-    """Triton compiles an argument of 1 in, which its interpreter does not: a step of one number must be one, too."""
+    """Triton, unlike its interpreter, compiles in an argument of 1, such as the size of a step of one number."""
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", ONE_NUMBER_A_STEP], env=environment, capture_output=True, text=True, check=False

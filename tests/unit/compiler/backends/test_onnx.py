@@ -43,7 +43,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_batches_of_any_size(exports: list[dict[str, Any]]) -> None:
-    """And one model for all of them."""
+    """One model runs all of them."""
     program, net = tiny_resformer()
     samples, backend = net.samples(7), OnnxBackend()
     program = with_input_range(program, samples)
@@ -77,7 +77,7 @@ def test_memory_bounds_a_batch(programs: list[Program], monkeypatch: pytest.Monk
 
 
 def test_one_backend_runs_several_programs(programs: list[Program]) -> None:
-    """And images after frames."""
+    """It also runs frames after images."""
     backend = OnnxBackend()
     for program in (*programs, *programs):
         for steps in (None, 4):

@@ -1,4 +1,4 @@
-"""What sim plans, promises and refuses; that it computes what it should, tests/equivalence shows."""
+"""What sim plans, promises and refuses; tests/equivalence shows that its results are right."""
 
 import os
 import subprocess
@@ -288,7 +288,7 @@ def test_torch_is_left_as_it_was() -> None:
 
 
 def test_torch_before_2_9_is_left_as_it_was_by_a_run_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if it had no precision for each kind of product."""
+    """It has no precision for each kind of product, which this test imitates."""
 
     @_exact_float32()
     def fail() -> None:

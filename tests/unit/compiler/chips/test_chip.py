@@ -51,7 +51,7 @@ def test_a_range_is_kept_and_told(tmp_path: Path) -> None:
     assert chip.to_json()["constants"]["step_ns"]["range"] == [5.0, 9.0]
     again = Chip.from_json(chip.to_json())
     assert (again, again.sources) == (chip, chip.sources)
-    # a value that a program puts in its place stays inside
+    # a value that replaces the constant lies inside its range
     assert replace(chip, step_ns=20.0).bounds("step_ns") == (5, 20)
 
 

@@ -1,4 +1,4 @@
-"""What is written of a quantized network names each operation that it can be, and refuses any other."""
+"""Exports of a quantized network name each operation that they can write, and refuse any other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_each_operation_is_named(kind: type[Op]) -> None:
 
 
 def compiled_with_strange(tiny: Tiny) -> tuple[Compilation, str, Program]:
-    """A compiled checkpoint, and its quantized program with one population that nobody knows, and its name."""
+    """A compiled checkpoint, the name of a population, and the quantized program with that population replaced."""
     compilation = compile_checkpoint(tiny.model, CompileOptions(image_size=16, timesteps=4))
     name = next(node.name for node in compilation.quantized if isinstance(node.op, LIF))
     return compilation, name, with_strange(compilation.quantized, name)

@@ -51,7 +51,7 @@ def test_what_writers_write_passes(tmp_path: Path, options: dict[str, Any], chun
 @pytest.mark.parametrize("size", [4001, 2**24])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_a_chunk_that_unpacks_to_more_is_refused(tmp_path: Path, size: int, shuffle: bool) -> None:
-    """A checksum's bytes more are let through: those of gzip, then Fletcher's."""
+    """The limit is 4 bytes above the chunk's size, which leaves room for a checksum."""
     write(tmp_path / "x.h5", zlib.compress(bytes(size + 4)), chunks=(1000,), compression="gzip", shuffle=shuffle)
     with pytest.raises(FileFormatError, match="/x: damaged: a chunk unpacks to more than its 4004 bytes"):
         check(tmp_path / "x.h5")
@@ -73,7 +73,7 @@ def test_a_chunk_of_lzf_that_unpacks_to_another_size_is_refused(tmp_path: Path, 
 
 
 def lzf_zeros(size: int) -> bytes:
-    """Zeros as LZF packs them: one as it is, and repetitions of it."""
+    """Zeros as LZF packs them: a first zero as it is, then repetitions of it."""
     packed = bytearray([0, 0])
     for done in range(1, size, 264):
         length = min(264, size - done)
@@ -94,11 +94,11 @@ def test_a_chunk_that_is_no_lzf_is_refused(tmp_path: Path, end: bytes) -> None:
 
 
 def test_lzf_that_is_to_unpack_into_another_size_is_refused(tmp_path: Path) -> None:
-    """Its filter takes as much memory as it is told, and HDF5 reads a whole chunk from there."""
+    """The filter takes as much memory as it is told, and HDF5 reads a whole chunk from that memory."""
     path = tmp_path / "x.h5"
     write(path, chunks=(1000,), compression="lzf")
     content = path.read_bytes()
-    told = (4000).to_bytes(4, "little") + bytes(4)  # the last value of the filter, and what fills it up
+    told = (4000).to_bytes(4, "little") + bytes(4)  # the last value of the filter, and its padding
     assert content.count(told) == 1
     path.write_bytes(content.replace(told, (16).to_bytes(4, "little") + bytes(4)))
     with pytest.raises(FileFormatError, match="/x: damaged: LZF is to unpack into another size than 4000"):
@@ -108,7 +108,7 @@ def test_lzf_that_is_to_unpack_into_another_size_is_refused(tmp_path: Path) -> N
 @pytest.mark.parametrize("options", [{"compression": "gzip"}, {"shuffle": True}, {"fletcher32": True}], ids=str)
 @pytest.mark.parametrize("size", [1, 3, 3999])
 def test_a_chunk_that_unpacks_to_less_is_refused(tmp_path: Path, options: dict[str, Any], size: int) -> None:
-    """HDF5 would read on behind it: whatever is in memory there, or until the process ends."""
+    """HDF5 would read on behind the data: whatever memory holds there, or until the process dies."""
     chunk = zlib.compress(bytes(size)) if "compression" in options else bytes(size)
     write(tmp_path / "x.h5", chunk, chunks=(1000,), **options)
     with pytest.raises(FileFormatError, match="/x: damaged: a chunk unpacks to"):
@@ -124,7 +124,7 @@ def test_a_short_chunk_without_its_filter_is_refused(tmp_path: Path) -> None:
 
 
 def raw(path: Path, filters: list[int], chunk: int, count: int = 10) -> None:
-    """A file of a data set as h5py's front door makes none."""
+    """A file of a data set that h5py's usual functions cannot make."""
     with h5py.File(path, "w") as file:
         made = h5p.create(h5p.DATASET_CREATE)
         made.set_chunk((chunk,))
@@ -156,7 +156,7 @@ def test_too_many_chunks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_chunk_that_says_it_is_larger_than_the_file_is_refused(tmp_path: Path) -> None:
-    """HDF5 makes room for it before it reads: 2 GiB here."""
+    """HDF5 makes room for the chunk before it reads: 2 GiB here."""
     path = tmp_path / "x.h5"
     write(path, chunks=(1000,), compression="gzip")
     with h5py.File(path) as file:
@@ -170,7 +170,7 @@ def test_a_chunk_that_says_it_is_larger_than_the_file_is_refused(tmp_path: Path)
 
 
 def test_long_names_inside_long_names_are_refused(tmp_path: Path) -> None:
-    """Kept for each object, those of 32 groups of 1000 characters took gigabytes."""
+    """Each object keeps its whole name: the names of 32 nested groups, of 1000 characters each, took gigabytes."""
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_group("/".join(["a" * 1000] * 6))
     with pytest.raises(FileFormatError, match="names of 5005 characters together, the limit is 4096"):

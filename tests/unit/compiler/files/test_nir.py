@@ -338,7 +338,7 @@ def test_a_plain_file_that_lacks_an_edge_of_a_sum(plain: Path) -> None:
 
 
 def test_sums_that_double_are_refused(plain: Path) -> None:
-    """Each adds the one before to itself: 2^60 values."""
+    """Each sum adds the one before to itself: 2^60 values."""
     with h5py.File(plain, "r+") as file:
         facts = file[f"node/metadata/{PORTS}"]
         (name, first), *_ = json.loads(facts["sums"][()]).items()
@@ -361,7 +361,7 @@ def test_a_plain_file_whose_sums_are_damaged(plain: Path, sums: str) -> None:
 
 
 def test_a_sum_of_a_value_with_itself_is_no_plain_nir(tmp_path: Path) -> None:
-    """NIR knows one edge between two nodes."""
+    """NIR allows only one edge between two nodes."""
     build = GraphBuilder((2, 1, 1))
     build.output(
         build.add(

@@ -55,7 +55,7 @@ def test_a_program_is_always_the_same_bytes(tmp_path: Path) -> None:
 
 
 def refusal(path: Path) -> str:
-    """What reading the file says, after its name; one printable line."""
+    """The message with which the file is refused, without its name; one printable line."""
     with pytest.raises(FileFormatError) as caught:
         read_program(path)
     message = str(caught.value)
@@ -193,7 +193,7 @@ def test_damage_is_named(path: Path, damage: Damage, message: str) -> None:
 
 
 def test_a_convolution_may_pad_by_more_than_its_window(tmp_path: Path) -> None:
-    """As PyTorch's may; whole windows then read zeros alone."""
+    """PyTorch's convolutions may, too; some windows then read only zeros."""
     build = ProgramByHand((1, 4, 4))
     conv = build.conv("conv", "input", np.ones((2, 1, 1, 1)), padding=1)
     wide = build.conv("wide", build.lif("lif", conv, 3), np.ones((2, 2, 3, 3)), padding=5)
@@ -284,7 +284,7 @@ def test_a_pickle_is_not_unpickled(path: Path) -> None:
 
 
 def test_tensors_that_numpy_lacks_are_refused(path: Path) -> None:
-    """Half-precision of the other kind, bfloat16."""
+    """Here tensors of bfloat16."""
     import torch
     from safetensors.torch import save_file
 

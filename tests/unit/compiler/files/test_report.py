@@ -183,7 +183,7 @@ def test_files_that_broke_readers_are_refused_in_a_line(
 ) -> None:
     (tmp_path / "report.json").write_text(content)
     if call is check_replaceable and "'" in says:
-        call(tmp_path)  # a build of ours, if a damaged one
+        call(tmp_path)  # it is a build of ours, even if damaged
         return
     with pytest.raises(FileFormatError) as error:
         call(tmp_path)

@@ -107,7 +107,7 @@ def test_spikes_are_one_at_most() -> None:
 
 
 def test_neurons_that_do_not_fire_send_their_potential() -> None:
-    """24 bits of it, however small their input: they gather. What reads them must reckon with that."""
+    """It gathers, and may take 24 bits however small the input is; nodes that read it must allow for that."""
     net = ProgramBuilder((1, 1, 1))
     net.cuba_li("cuba", "input")
     net.dense("dense", net.flatten("flatten", "cuba"), 1, largest=1)
@@ -197,7 +197,7 @@ def terms(op: ops.Op, sources: list[IntArray]) -> IntArray | None:
 
 
 def check(program: Program, images: npt.NDArray[np.int32], rng: np.random.Generator) -> None:
-    """Run a program, as it is and with neurons that are made to fire, and see every value and sum within its bound."""
+    """Run a program, as it is and with forced spikes, and require every value and sum to lie within its bound."""
     found = magnitudes(program)
     shape = (program.timesteps, len(images))
     for density in (None, 0.0, 0.5, 1.0):
@@ -235,7 +235,7 @@ def test_compiled_programs_never_leave_theirs(lowered: Lowered, seed: int) -> No
 
 @pytest.mark.parametrize("du", [4095, 2047, 0])
 def test_a_current_with_a_memory_gathers_no_more_than_it_holds(du: int) -> None:
-    """Of a constant input, the third step's current is 1 + k + k^2 times it, if each step keeps the share k."""
+    """If each step keeps the share k, a constant input makes a current of 1 + k + k^2 times it in the third step."""
     keep = (4095 - du) / 4096
     most = int(A_MAX / (1 + keep + keep**2))
     neurons = ops.LIF(SPIKE, 1, du, 2048, np.zeros(1, dtype=np.int16), np.zeros(1, dtype=np.int8))

@@ -89,15 +89,15 @@ def test_the_program_holds_them_all() -> None:
 def test_an_operation_states_its_facts(op: type[Op]) -> None:
     assert set(formats_of(op)) == {field.name for field in fields(op)} - {"signal"}
     wanted = {"output_shape", "interval", "sums", "carry_bias", "evaluate"}
-    # the input has no rule of shape and no definition, the schedule's delay comes after biases are placed; and a bound
-    # on what merely passes is the base's
+    # the input has no rule of shape and no definition, and delays are added after biases are placed; the base class
+    # bounds values that merely pass
     left_out = {Input: {"output_shape", "evaluate"}, Delay: {"carry_bias"}}.get(op, set())
     own = {name for name in wanted - left_out - {"sums"} if getattr(op, name) is getattr(Op, name)}
     assert own == set(), f"{op.__name__} lacks {own}"
 
 
 TOLD_OTHERWISE = {"bias_mant": "bias", "bias_exp": "bias", "soft_reset": "reset", "even": "rounds_half"}
-"""Fields of neurons and relays, and what ``report.json`` makes of them."""
+"""Fields of neurons and relays that ``report.json`` states under other names."""
 
 
 def test_the_report_holds_the_integers_of_neurons_and_relays() -> None:
@@ -108,7 +108,7 @@ def test_the_report_holds_the_integers_of_neurons_and_relays() -> None:
         if not node.op.clips or isinstance(node.op, SpikeMatMul | SpikeAttention):
             continue
         names = {field.name for field in fields(node.op)} - {"signal"}
-        if isinstance(node.op, RecurrentCubaLIF):  # whose synapses are told of as a layer's are
+        if isinstance(node.op, RecurrentCubaLIF):  # the report states its synapses as a layer's
             names &= {field.name for field in fields(CubaLIF)}
         assert {TOLD_OTHERWISE.get(name, name) for name in names} <= facts.keys(), node.name
         told.add(type(node.op))
@@ -183,7 +183,7 @@ def test_float_operations(op: type[nir.NIRNode]) -> None:
     runs = op is nir.Input or issubclass(op, primitives.NEURONS) or evaluate(op) is not evaluate(object)
     assert runs
     write = FloatWriter.__dict__["write"].dispatcher.dispatch
-    # what only a NIR file or a module can hold, of which no float ONNX model is written
+    # no float ONNX model is written of these, which only a NIR file or a module can hold
     refused = (nir.CubaLIF, primitives.DiscreteCubaLIF, primitives.DiscreteCubaLI, primitives.SampleDelay)
     refused = (*refused, primitives.MultiSpikeIF)
     assert (write(op) is write(object)) is (issubclass(op, refused) or op in NO_FLOAT_ONNX)

@@ -18,7 +18,7 @@ INTERVAL = 7
 
 
 class Port:
-    """Stands for Lava's in-port, which yields what we say, and its out-port, which keeps what it is sent."""
+    """Stands for Lava's in-port, which yields given data, and for its out-port, which keeps what it is sent."""
 
     def __init__(self) -> None:
         self.data: npt.NDArray[Any] = np.zeros(0)
@@ -74,7 +74,7 @@ def test_spikes_and_states_are_lavas(vth: int, scale: int, dv: int, du: int) -> 
 
 
 def test_lava_would_wrap_where_we_refuse() -> None:
-    """The limit a_max is where it is for a reason."""
+    """Beyond a_max, Lava's u wraps around."""
     zero = np.zeros(NEURONS, dtype=np.int16)
     for a, wraps in ((LOIHI.a_max, False), (LOIHI.a_max + 2, True), (-LOIHI.a_max, False), (-LOIHI.a_max - 1, True)):
         lava = lava_neurons(vth=1, du=4095, dv=2048, bias_mant=zero, bias_exp=zero.astype(np.int8))

@@ -1,4 +1,4 @@
-"""What is proved of populations before anything runs, against what they do when they run."""
+"""Proofs about populations before anything runs, against what the populations do in a run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from support import nir_files
 from support.programs import ProgramByHand
 
 LARGEST = 8
-"""What the programs here take: whole numbers of -8 to 8."""
+"""The programs here take whole numbers of -8 to 8."""
 
 
 def one_neuron(vth: int, timesteps: int, *, bias: int = 0, exp: int = 0, dv: int = 2048) -> Program:
-    """A LIF that is given its input times one."""
+    """A LIF behind a synapse of weight one."""
     program = ProgramByHand((1, 1, 1))
     program.conv("synapses", "input", [[[[1]]]])
     program.lif("lif", "synapses", vth, bias=bias, exp=exp, dv=dv)
@@ -59,7 +59,7 @@ def test_a_bias_that_fires_whatever_the_input(vth: int, always: bool) -> None:
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("seed", range(25))
 def test_no_sample_says_otherwise(soft: bool, seed: int) -> None:
-    """One neuron of random constants on three inputs: it fires for no sample, or always, exactly if that is proved."""
+    """A neuron of random constants on three inputs fires for no sample, or always, exactly if that is proved."""
     rng, timesteps = np.random.default_rng(seed), 4
     weight = rng.integers(-20, 21, (1, 3)).astype(np.int8)
     vth = int(rng.integers(50, 900))
@@ -125,7 +125,7 @@ def test_what_reads_the_silent_is_silent_and_said_apart() -> None:
 
 
 def test_neurons_that_send_counts_are_a_population_too() -> None:
-    """Beside a LIF that can never fire, such neurons may: it is not said that none can."""
+    """They may fire beside a LIF that can never fire, so no warning says that no population can fire."""
     program = ProgramByHand((1, 1, 1))
     program.conv("synapses", "input", [[[[1]]]])
     program.lif("lif", "synapses", 1000)
@@ -169,7 +169,7 @@ def test_neurons_that_excite_themselves_cannot_begin() -> None:
 
 
 def integrators(tmp_path: Path) -> Path:
-    """Two layers of IF neurons, whose step of 0.1 s brings them to fire."""
+    """Two layers of IF neurons, which fire only with a step of about 0.1 s."""
     rng = np.random.default_rng(0)
     neurons = [nir.IF(r=np.ones(size), v_threshold=np.ones(size), v_reset=np.zeros(size)) for size in (5, 4)]
     layers = [nir.Linear(rng.random((5, 6))), neurons[0], nir.Linear(rng.random((4, 5))), neurons[1]]
@@ -183,13 +183,13 @@ def test_a_step_in_another_unit_names_dt(tmp_path: Path) -> None:
     assert warning.startswith("no population can ever fire: n1, n3: can never fire")
     assert "if --dt (0.0001) is in another unit than the file's, give another, of at least 0.0" in warning
     longer = float(warning.split()[-1])
-    # as far as the two digits go, the next step in which all can fire
+    # the least step with which all can fire, as far as its two digits go
     assert reach(compile_nir(path, CompileOptions(dt=longer * 1.1, timesteps=8)).program).silent == ()
     assert reach(compile_nir(path, CompileOptions(dt=longer * 0.9, timesteps=8)).program).silent != ()
 
 
 def test_no_step_is_named_where_none_helps(tmp_path: Path) -> None:
-    """What these neurons are given never reaches their threshold, however long a step is."""
+    """The input of these neurons never reaches their threshold, however long a step is."""
     layer = nir.Linear(np.eye(3))
     path = nir_files.write(
         tmp_path / "n.nir", nir_files.chain((3,), layer, nir_files.lif((3,), v_threshold=1e3, reset="hard"))

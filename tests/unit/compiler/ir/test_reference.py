@@ -81,7 +81,7 @@ def test_overrides_reach_readers_while_the_record_keeps_what_was_computed() -> N
 
 
 def test_overrides_come_back_to_recurrent_neurons_a_step_late() -> None:
-    """What they compute is then what neurons without memory or synapses make of an input that holds the feedback."""
+    """They then fire as neurons without memory or synapses do on an input that already holds the feedback."""
     net = ProgramBuilder((2, 3, 3), seed=4)
     name = net.cuba_lif("cuba", "input", vth=60, kernel=(3, 3))
     forgetful = {"du": np.int16(4095), "dv": np.int16(4096), "u_bias": np.int32(0), "v_bias": np.int32(0)}

@@ -1,4 +1,4 @@
-"""What weights take in memory."""
+"""How much memory weights take."""
 
 from __future__ import annotations
 

@@ -114,13 +114,13 @@ def test_targets_reach_from_the_first_to_past_the_last_that_they_read(
 
 @given(window=WINDOWS, source=SOURCES)
 def test_a_patch_reads_each_position_once_and_no_padding(window: Window, source: tuple[int, int]) -> None:
-    """So it does of a source that as many windows as one likes fill, and nothing else does."""
+    """On a source that windows fill, all patches do so, and no other windows without dilation do."""
     size = 3 * window.kernel[0] * window.dilation[0], 3 * window.kernel[1] * window.dilation[1]
     once = True
     for axis in range(2):
         targets = window.targets(size)[axis]
         read = sorted(int(each) for each in window.reads(axis, targets).reshape(-1))
-        # what the last windows leave over is not read at all
+        # positions that the last windows leave over are not read at all
         once &= read == list(range(len(read))) and len(read) > size[axis] - window.kernel[axis]
     if window.is_patch:
         assert once
@@ -149,7 +149,7 @@ def test_same_padding_is_pytorchs(kernel: tuple[int, int], dilation: tuple[int, 
     around, image = window.same_padding, torch.rand(1, 1, *source, dtype=torch.float64)
     weight = torch.rand(1, 1, *kernel, dtype=torch.float64)
     if around is None:
-        # as many before as behind would make one too few or too many
+        # equal padding before and behind would make one target too few or too many
         assert any((gap * (size - 1)) % 2 for gap, size in zip(dilation, kernel, strict=True))
         return
     assert Window(kernel, padding=around, dilation=dilation).targets(source) == source

@@ -18,7 +18,7 @@ Tile = tuple[int, int]
 
 
 def walk(start: Tile, end: Tile) -> list[tuple[Tile, Tile]]:
-    """The links of a way, from (column, row) to (column, row)."""
+    """The links of a message's path, from (column, row) to (column, row)."""
     links, (x, y) = [], start
     while (x, y) != end:
         towards = (x + np.sign(end[0] - x), y) if x != end[0] else (x, y + np.sign(end[1] - y))
@@ -28,7 +28,7 @@ def walk(start: Tile, end: Tile) -> list[tuple[Tile, Tile]]:
 
 
 def by_link(loads: Loads) -> dict[tuple[Tile, Tile], float]:
-    """What each link carries, by the tiles that it goes from and to."""
+    """The load of each link, by the tiles that it leads from and to."""
     found = {}
     for (direction, row, column), load in np.ndenumerate(loads.along_rows):
         ends = (column, row), (column + 1, row)

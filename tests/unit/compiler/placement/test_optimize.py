@@ -1,4 +1,4 @@
-"""Layouts for time and energy: never worse than the default, within their cores, and above a bound that is one."""
+"""Layouts for time and energy: never worse than the default, within the allowed cores, above a true lower bound."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_another_activity_judges_both_layouts_anew(case, found: Placement) -> No
 
 
 def layouts(program: Program, default: Placement, allowed: int) -> Iterator[Placement]:
-    """Every way to cut every population, along every curve, that keeps to the limits."""
+    """Every layout within the limits: all ways to cut every population, along every curve."""
     chip, populations = default.chip, map_program(program)
     shapes = {population.name: population.shape for population in populations}
     ways = [
@@ -164,7 +164,7 @@ def test_of_a_tiny_network_it_finds_the_best_layout_of_all(seed: int) -> None:
     ):
         layout = optimize(default, activity, "measured", goal, cores_percent=200, seed=seed).layout
         figure = "step_ns" if goal == "time" else "energy_mj"
-        # the farthest message's way, a ns or so, is not sought once no link sets a step
+        # once no link sets a step, the search does not shorten the farthest message's path, a ns or so
         assert layout["chosen"][figure] == pytest.approx(best, rel=0.01)
         assert layout["chosen"][figure] >= best
         assert layout["least"] <= best
@@ -172,7 +172,7 @@ def test_of_a_tiny_network_it_finds_the_best_layout_of_all(seed: int) -> None:
 
 
 def test_each_populations_table_is_below_what_it_does_in_every_layout() -> None:
-    """Words of axon maps are scarce and sending is slow, so that readers matter to those that they read."""
+    """Words of axon maps are scarce and sending is slow, so that readers matter to the populations that they read."""
     net = ProgramBuilder((1, 4, 1))
     first = net.lif("first", net.conv("stem", "input", 4, (3, 3), padding=(1, 1)))
     net.lif("second", net.conv("layer", first, 4, (3, 3), padding=(1, 1)))
@@ -189,7 +189,7 @@ def test_each_populations_table_is_below_what_it_does_in_every_layout() -> None:
             better = (table.busy_ns <= busy * (1 + 1e-12)).all(axis=1)
             assert table.cores[better].min(initial=10**6) <= layer.cores
             steps.append(busy)
-        # the model's own steps, since links carry for nothing
+        # these are the model's own steps, since links take no time
         np.testing.assert_allclose(np.max(steps, axis=0), predict(activity, placement).steps.busy_ns)
         seen += 1
     assert seen > 100
@@ -222,7 +222,7 @@ def test_curves_fill_each_core_once_and_neighbours_follow_each_other() -> None:
     assert len(set(found)) > 4
     for sites in found[1:]:
         assert sorted(sites) == list(range(48))
-    # strips as wide as a tile: each core's tile is beside that before
+    # strips as wide as a tile: each core's tile lies beside the tile of the core before
     steps = np.abs(np.diff(tile_positions(chip, np.array(found[1])), axis=0)).sum(axis=1)
     assert (steps == 1).all()
     assert all(len(sites) == 5 for sites in list(curves(chip, 5))[1:])

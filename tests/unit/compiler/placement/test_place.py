@@ -108,7 +108,7 @@ def test_grouped_convolutions_store_their_own_groups_only() -> None:
 
 
 def stack(few: int) -> ProgramBuilder:
-    """Stacked synapses from 8 channels to 16, their high part's first few weights of each row (a tap) not zero."""
+    """Stacked synapses from 8 channels to 16; of each row (a tap) of the high part, the first ``few`` are not zero."""
     net = ProgramBuilder((8, 1, 1))
     for name in ("conv.hi", "conv.lo"):
         net.conv(name, "input", 16, (3, 3), padding=(1, 1))
@@ -193,7 +193,7 @@ def test_rows_of_a_dense_layer_hold_what_is_not_zero_where_the_chip_does_so() ->
 
 @pytest.mark.parametrize(("size", "cores"), [(6, 1), (32, 2)])
 def test_kernels_that_are_not_shared_keep_each_synapse(size: int, cores: int) -> None:
-    """Of a 3 x 3 kernel, counted neuron by neuron: how many of a tile's neurons each source reaches."""
+    """A 3 x 3 kernel, counted neuron by neuron: how many of a tile's neurons each source reaches."""
     net = ProgramBuilder((2, size, size))
     net.lif("lif", net.conv("conv", "input", 4, (3, 3), padding=(1, 1), largest=15))
     chip = small(shared_kernels=0, synapse_index_bits=0, neurons_per_core=2048, synapse_words_per_core=10**6)
@@ -229,13 +229,13 @@ def test_what_reads_too_much_for_a_core_is_told_how_much_it_may_read(kind: str) 
     for line in lines:
         assert "each neuron reads 5,000 values, whatever the bits and the tile; let it read at most 499: pool" in line
     assert not any("--weight-bits" in line for line in lines)
-    # and that helps
+    # that remedy helps
     assert not [line for line in placed(499).violations if line.startswith("lif (of layer)")]
 
 
 @pytest.mark.parametrize(("header", "words"), [(0, 2), (8, 2), (9, 3), (10, 3), (72, 3), (73, 4)])
 def test_each_row_of_a_dense_layer_has_its_header(header: int, words: int) -> None:
-    """Six weights of 8 and 12 bits: 120 bits, with 8 more two words of 64."""
+    """Six weights of 8 and 12 bits take 120 bits; with a header of 8 bits, they fill two words of 64."""
     net = ProgramBuilder((2, 2, 2))
     spikes = net.lif("lif", net.conv("conv", "input", 5))
     net.lif("second", net.dense("dense", net.flatten("flatten", spikes), 6))
@@ -400,7 +400,7 @@ class Strange(Op):
 
 
 def test_an_operation_that_placement_does_not_know_is_refused() -> None:
-    """Whatever reads it, and wherever it stands."""
+    """It is refused whatever reads it, and wherever it stands."""
     net = ProgramBuilder((2, 4, 4))
     first = net.lif("first", net.conv("conv", "input", 4))
     net.lif("second", net.relay("relay", net.plus("sum", net.conv("last", first, 4), first), limit=50))

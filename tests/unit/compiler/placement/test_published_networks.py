@@ -1,7 +1,7 @@
-"""Tables that Intel's compiler printed of networks' cores: lava-dl, tutorials/lava/lib/dl/netx, and ours beside them.
+"""Our numbers of cores against the tables that Intel's compiler printed: lava-dl, tutorials/lava/lib/dl/netx.
 
-Each case names its notebook, restates what was printed a layer, and holds the share of layers that agree. Weights are
-random ones of the width that a layer's printed words a row say, or that its ``.net`` file has.
+Each case names its notebook, restates what was printed for each layer, and holds the number of layers that agree.
+Weights are random, of the width that a layer's printed words per row imply, or that its ``.net`` file has.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from support.program_builder import ProgramBuilder
 
 LOIHI2 = load_chip("loihi2")
 TOLD_12000 = replace(LOIHI2, synapse_words_per_core=12000)
-"""The limit that these runs were told, as their logs print it."""
+"""A chip with the limit that some of these runs were given, as their logs print."""
 
 TOLERANCE = 0.10
-"""Of all cores of a network."""
+"""The largest difference of a network's number of cores, as a share."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """What was printed of a network.
+    """What a notebook printed of a network.
 
     Attributes:
         source: The notebook.
-        cores: Of each population, in the program's order.
-        alike: How many of these ours agree with.
-        words: Of populations, the synapse words of a full core.
+        cores: The number of cores of each population, in the program's order.
+        alike: The number of populations for which ours agrees.
+        words: The synapse words of a full core, by population.
     """
 
     source: str
@@ -40,7 +40,7 @@ class Table:
 
 
 def largest(bits: int) -> int:
-    """The largest mantissa of so many bits."""
+    """The largest mantissa of ``bits`` bits."""
     return 2 ** (bits - 1) - 1
 
 
@@ -85,7 +85,7 @@ DETECTOR = (224, 112, 56, 28, 56, 16, 32, 14, 32, 4)
 DETECTOR_WORDS = (54, 576, 1728, 6336, 12672, 11520, 13824, 10752, 13824)
 
 CASES = {
-    # words of conv1 and conv2 are 864 and 1620 there, from the wider rows that no weight of the file explains
+    # the notebook has 864 and 1620 words for conv1 and conv2, from wider rows that no weight of the file explains
     "PilotNet SNN": (
         lambda: pilotnet((5, 4, 4, 4, 4), (3, 4, 5, 6), TOLD_12000),
         Table(
@@ -95,7 +95,7 @@ CASES = {
             words={"conv0": 81, "conv3": 2160, "conv4": 2880, "fc1": 1300, "fc2": 150, "fc3": 10},
         ),
     ),
-    # the encoder was not on the chip there
+    # in this notebook, the encoder was not on the chip
     "PilotNet SDNN": (
         lambda: pilotnet((6, 5, 5, 5, 4), (4, 6, 5, 4), TOLD_12000),
         Table(
@@ -111,7 +111,7 @@ CASES = {
             "mnist/run.ipynb", {"fc0": 3, "fc1": 1, "fc2": 1}, alike=3, words={"fc0": 12544, "fc1": 2688, "fc2": 256}
         ),
     ),
-    # 16 % more in all: the table cannot be met by a rule that meets the others, and has five cores alone
+    # 16 % more in all: no rule that fits the other tables fits this one, which has only five cores
     "Oxford": (
         lambda: dense([200, 256, 200], [8, 7], TOLD_12000),
         Table("oxford/run.ipynb", {"fc0": 3, "fc1": 2}, alike=1, words={"fc0": 8000}),

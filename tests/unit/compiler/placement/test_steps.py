@@ -1,4 +1,4 @@
-"""How long steps last: the slowest term of the slowest layer, links among them, at each step by itself."""
+"""How long steps last: the slowest term of the slowest layer or of links, for each step by itself."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_layer_works_on_a_step_when_it_has_reached_it() -> None:
 
 
 def test_pilotnets_printed_steps() -> None:
-    """lava-dl, pilotnet_snn/benchmark.ipynb: what its busiest cores do, and how long its steps take over and over."""
+    """lava-dl, pilotnet_snn/benchmark.ipynb: the work of its busiest cores, and the times of its repeating steps."""
     chip = load_chip("loihi2")
     third = work("conv3", wide=[195_104, 106_176, 177_184, 124_376])
     second = work("conv2", narrow=[108_419, 153_600, 108_419, 153_600])

@@ -40,7 +40,7 @@ def network() -> Graph[nir.NIRNode]:
 
 
 def recurrent_network(kernel: int, groups: int) -> Graph[nir.NIRNode]:
-    """Twelve channels of few inputs, whose spikes thus are alike, with synapses onto themselves."""
+    """Twelve channels of few inputs, so that their spikes are similar, with recurrent synapses."""
     rng = np.random.default_rng(8)
     build = GraphBuilder((3, 8, 8))
     current = build.conv("conv", "input", rng.normal(size=(12, 3, 1, 1)) + 0.3, np.full(12, 0.1))
@@ -68,7 +68,7 @@ def plan_for(graph: Graph[nir.NIRNode], bits: int = 4) -> QuantizationPlan:
 
 
 def sent(graph: Graph[nir.NIRNode], calibrated: Calibrated, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a layer makes of the float network's values, as trained and as rounded."""
+    """A layer's outputs for the float network's values, with weights as trained and as rounded."""
     values: dict[str, torch.Tensor] = {}
     float_interpreter.run(graph, SAMPLES, observe=values.__setitem__)
     node, plan = graph[name], calibrated.plan

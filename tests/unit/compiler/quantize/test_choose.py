@@ -116,7 +116,7 @@ def test_counts_of_events_make_the_stem_s_scale_coarser() -> None:
 
 
 def test_a_layer_that_reads_sums_of_spikes_has_room_for_them() -> None:
-    """Sixteen spikes meet where one would: the scale leaves four bits."""
+    """Sixteen spikes arrive where one would otherwise: the scale leaves four bits."""
     exps = []
     for size in (1, 4):
         build = GraphBuilder((1, 4, 4))
@@ -223,7 +223,7 @@ def test_a_classifier_s_weight_too_large_for_its_exponent_is_refused(weight: flo
 
 
 def choose(graph: Graph[nir.NIRNode], *, measured: bool = False) -> QuantizationPlan:
-    """The plan where no current exceeds one."""
+    """The plan for a graph in which no value exceeds one."""
     return choose_plan(graph, dict.fromkeys(graph.by_name, 1.0), QuantizationConfig(), measured=measured)
 
 
@@ -239,7 +239,7 @@ def test_calibration_makes_pixels_one_bit_finer() -> None:
 @pytest.mark.parametrize("silent", [0, 50])
 @pytest.mark.parametrize(("large", "exp"), [(89, 12), (90, 11)])
 def test_a_scale_resolves_the_weights_of_nine_channels_in_ten(large: int, exp: int, silent: int) -> None:
-    """Of a hundred that have weights, the ninetieth largest fills its mantissa; the last ten may be coarser."""
+    """Of a hundred channels with weights, the ninetieth largest fills its mantissa; the last ten may be coarser."""
     build = GraphBuilder((1, 2, 2))
     spikes = build.lif("lif", build.conv("stem", "input", np.ones((1, 1, 1, 1))))
     # 127 finest steps at 2^11, 2^12 and 2^13

@@ -1,4 +1,4 @@
-"""The input's scale and range, chosen from what samples say of it."""
+"""The input's scale and range, chosen from samples."""
 
 from __future__ import annotations
 

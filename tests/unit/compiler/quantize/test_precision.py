@@ -18,7 +18,7 @@ RNG = np.random.default_rng(2)
 
 
 def layer(name: str, weights: int, loss: float) -> Sensitivity:
-    """A layer whose loss a bit less multiplies by four, as rounding noise does."""
+    """A layer whose loss is four times as large with each bit less, as rounding noise is."""
     widths = range(4, 10)
     memory = {bits: weights * bits for bits in widths} | {9: round(8.4 * weights)}
     return Sensitivity(name, weights, {bits: loss * 4.0 ** (8 - bits) for bits in widths}, memory)
@@ -84,7 +84,7 @@ def test_a_layer_loses_four_times_as_much_for_each_bit_less() -> None:
 
 
 def test_a_bit_less_is_priced_by_what_it_adds_to_the_loss() -> None:
-    """Not by the loss that remains: of a layer that has lost much already, a bit may cost next to nothing."""
+    """It is not priced by the total loss: in a layer that has lost much already, a bit may cost next to nothing."""
     memory = {bits: 100 * bits for bits in range(4, 9)}
     lossy = Sensitivity("lossy", 100, {8: 1.0, 7: 1.1, 6: 1.2, 5: 1.3, 4: 1.4}, memory)
     precise = Sensitivity("precise", 100, {8: 0.1, 7: 0.5, 6: 0.9, 5: 1.3, 4: 1.7}, memory)

@@ -108,7 +108,7 @@ def test_products_deviate_with_all_their_terms_together() -> None:
 
 
 def test_a_sum_over_a_window_may_deviate_with_all_its_terms_together() -> None:
-    """Six pixels, which are alike as neighbours are: six times the mean and six times the deviation."""
+    """Six pixels, which are similar as neighbours are: six times the mean and six times the deviation."""
     build = GraphBuilder((1, 2, 3))
     conv = build.conv("conv", "input", np.full((1, 1, 1, 1), 2.0), np.ones(1))
     size = np.array([2, 3])

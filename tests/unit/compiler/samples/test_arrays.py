@@ -1,4 +1,4 @@
-"""Samples as users give them (what is refused, tests/cli/test_bad_input.py shows)."""
+"""Samples as users give them (tests/cli/test_bad_input.py shows what is refused)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_as_many_samples_as_steps_may_be_the_steps(shape: tuple[int, ...], kind:
 
 
 def test_signed_counts_are_taken_as_they_are() -> None:
-    """Polarities, or differences of frames."""
+    """They are polarities, or differences of frames."""
     frames = np.array([-3, 0, 2, -1], np.int8).reshape(1, 1, 2, 2)
     found = check_samples(frames, network(1, 2, 2, kind="frames"), "x").real()
     assert found.ravel().tolist() == [-3, 0, 2, -1]

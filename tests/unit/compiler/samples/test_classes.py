@@ -1,4 +1,4 @@
-"""Names of classes, and samples of each class alike."""
+"""Names of classes, and equal numbers of samples from each class."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_names_are_said_or_in_a_file(tmp_path: Path) -> None:
 
 
 def test_looking_for_names_that_are_alike_takes_no_longer_than_reading_them() -> None:
-    """As many as a report may hold; each with each other takes an hour."""
+    """There are as many names as a report may hold; comparing each with each would take an hour."""
     names = [str(index) for index in range(300_000)]
     started = time.process_time()
     assert len(check_classes(names, len(names), "--classes")) == len(names)

@@ -43,7 +43,7 @@ def all_events(file: EventFile) -> Events:
 
 
 def spikingjellys(events: Recording, split: str, frames: int) -> np.ndarray[Any, Any]:
-    """What its ``integrate_events_by_fixed_frames_number`` makes: that cannot be imported beside a torch for CPUs."""
+    """The frames of its ``integrate_events_by_fixed_frames_number``, which cannot be imported with a torch for CPUs."""
     made = np.zeros((frames, 2, 34, 34))
     for index in range(frames):
         if split == "number":
@@ -211,7 +211,7 @@ def test_a_packet_that_grows_beyond_measure_is_refused(tmp_path: Path, monkeypat
 def test_packets_that_together_unpack_to_far_more_than_the_file_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each was within its budget, and 10 MB of them took minutes."""
+    """Each packet is within its own limit, but 10 MB of such packets once took minutes."""
     pytest.importorskip("zstandard")
     monkeypatch.setattr("resformer.compiler.samples.events.aedat4.LARGEST_UNPACKED", 2**20)
     still = Recording(*(np.zeros(200_000, dtype) for dtype in (np.int64, np.int64, np.int64, np.bool_)))

@@ -1,4 +1,4 @@
-"""Folders of images (what is refused on the command line, tests/cli/test_image_folders.py shows)."""
+"""Folders of images (tests/cli/test_image_folders.py shows what the commands refuse)."""
 
 from __future__ import annotations
 

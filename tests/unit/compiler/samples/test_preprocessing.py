@@ -1,4 +1,4 @@
-"""What is done to samples before a network is given them."""
+"""The preprocessing of samples before a network gets them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rounding samples to an input's steps costs, against its definition."""
+"""The error of rounding samples to an input's steps, against its definition."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_a_build_behind_a_link_is_replaced_and_the_link_stays(compilation: Compi
 
 
 def places(report: Any) -> list[tuple[Any, ...]]:
-    """Where the keys are that every report has."""
+    """The places of the keys that every report has."""
     found: list[tuple[Any, ...]] = [(key,) for key in report]
     found += [(name, key) for name in ("source", "options", "input", "totals", "placement") for key in report[name]]
     found += [("architecture", key) for key in ("neuron", "planes", "num_heads", "stem")]

@@ -48,7 +48,7 @@ def test_synapses_into_the_padding_do_not_count(stride: int, padding: int, dilat
     touched = torch.conv2d(ones, taps, None, stride, padding, dilation, groups)
     made = program(op, (4, 9, 9), tuple(touched.shape[1:]))
     assert connections(made, "layer", INDEX_BITS) == int(touched.sum())
-    # a tenth of the weights is stored by itself, each with an index
+    # only a tenth of the weights is stored, each with an index
     few = replace(op, weight=np.where(np.random.default_rng(1).random(op.weight.shape) < 0.1, op.weight, np.int8(0)))
     touched = torch.conv2d(
         ones, torch.from_numpy((few.weight != 0) * 1.0).float(), None, stride, padding, dilation, groups
@@ -99,7 +99,7 @@ def lif_of(du: int, dv: int, bias: int = 0) -> LIF:
 
 
 def clips(lif: LIF, low: int, timesteps: int) -> bool:
-    """Whether neurons that are given the same in each step clip a potential."""
+    """Whether neurons clip a potential if each step gives them the same value."""
     return bool(lif.evaluate(np.full((timesteps, 1, 1, 1, 1), low, dtype=np.int64)).clipped)
 
 

@@ -8,7 +8,7 @@ from support.builds import Tiny
 
 
 def test_graded_neurons_are_those_of_relays_and_products(tiny: Tiny) -> None:
-    """Two stages: 8 channels of 4 x 4 and 12 of 2 x 2. Max-pools have no neurons of their own, their relays have."""
+    """Two stages: 8 channels of 4 x 4 and 12 of 2 x 2. Max-pools have no neurons of their own, but their relays do."""
     report = json.loads((tiny.build / "report.json").read_text())
     first, second = 8 * 4 * 4, 12 * 2 * 2
     expected = {

@@ -1,4 +1,4 @@
-"""What the options of recordings say."""
+"""The meaning of the options for recordings."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_writable(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # asked, rather than tried with such a folder: root, whom containers run as, may write to any
+    # os.access is replaced, since no folder refuses root, and containers run as root
     monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
     with pytest.raises(PermissionError, match=f"{tmp_path}'"):
         check_writable(tmp_path / "none" / "new")

@@ -69,7 +69,7 @@ def test_one_layers_cost_by_hand() -> None:
     assert second.synapses_pj == pytest.approx(65 * 23.6)
     assert second.neurons_pj == pytest.approx(2 * 81 + 158 * 52)
     assert second.messages_pj == pytest.approx(2 * 1.7)  # in the same tile
-    # a core does both at the same time
+    # synapses and neurons of a core work at the same time
     assert second.synapses_ns == pytest.approx(65 * 3.5)
     assert second.step_ns == second.neurons_ns == pytest.approx(2 * 8.4 + 78 * 5.3)
     assert (second.messages_in_ns, second.messages_out_ns) == (2 * 2.1, 0)
@@ -98,7 +98,7 @@ def test_dynamic_energy_is_the_sum_of_what_each_constant_pays_for(run) -> None:
         changes.append(after.energy_mj - before.energy_mj)
         assert changes[-1] > 0, constant
         assert after.step_ns == before.step_ns
-    # twice each constant, one after another, is all of it once more
+    # doubling each constant in turn adds the whole energy once more
     assert sum(changes) == pytest.approx(before.dynamic_mj, rel=1e-9)
     assert changes[0] == pytest.approx(sum(layer.synapses_pj for layer in before.layers) * 1e-9)
     assert changes[3] == pytest.approx(sum(layer.messages for layer in before.layers) * chip.spike_in_tile_pj * 1e-9)
@@ -170,7 +170,7 @@ def test_a_dilated_convolutions_operations_and_routes() -> None:
     expected = torch.conv2d(maps, weights, padding=8, dilation=8).sum()
     assert activity.sops["conv"].sum() == int(expected)
     assert layers["second"].operations == activity.not_zero["conv"].sum() <= int(expected)
-    # each of its places is read by cores up to eight places away
+    # each place is read by cores up to eight places away
     assert layers["second"].messages > 4 * spikes.sum()
 
 
@@ -267,7 +267,7 @@ def test_recurrent_messages_are_paid_for() -> None:
 
 
 def chain(populations: int) -> Program:
-    """LIF populations of eight neurons, one reading the other; with the input, one core more than that."""
+    """LIF populations of eight neurons in a chain; with the input, they take ``populations`` + 1 cores."""
     net = ProgramBuilder((1, 2, 4))
     value = "input"
     for index in range(populations):
@@ -340,7 +340,7 @@ def split_in_two(*, kernel: int) -> Placement:
 
 @pytest.mark.parametrize(("kernel", "longest"), [(1, 2), (3, 3)])
 def test_the_longest_way_is_the_farthest_of_the_cores_that_talk(kernel: int, longest: int) -> None:
-    """Cores 1 and 2 send to 3 and 4: of one column's kernel each to its like, of three to both."""
+    """Cores 1 and 2 send to 3 and 4: with a kernel of one row, each to its counterpart; with three rows, to both."""
     placement = split_in_two(kernel=kernel)
     second = placement.by_name["second"]
     way = route(placement, second.population.edges[0], second)
@@ -354,7 +354,7 @@ def test_the_longest_way_is_the_farthest_of_the_cores_that_talk(kernel: int, lon
 def test_routes_are_what_looking_at_each_pair_of_neurons_gives(
     groups: int, channels: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a convolution each sender's neurons with the tiles that read them; of other links each core with each."""
+    """For a convolution, each sender's neurons with the tiles that read them; for other links, each core with each."""
     monkeypatch.setattr(traffic, "PAIRS_AT_ONCE", at_once)
     net = ProgramBuilder((2, 6, 6))
     first = net.lif("first", net.conv("stem", "input", channels))
@@ -382,7 +382,7 @@ def test_routes_are_what_looking_at_each_pair_of_neurons_gives(
 
 
 def test_tiles_lie_in_columns_from_west_to_east_and_rows_from_north_to_south() -> None:
-    """Back and forth, on a chip of three columns and two rows, whose like stands to the east."""
+    """Back and forth, on a chip of three columns and two rows, with a second chip to the east."""
     chip = replace(LOIHI2, cores_per_tile=2, cores_per_chip=12, mesh_columns=3, chip_columns=2)
     places = tile_positions(chip, np.array([0, 1, 2, 4, 6, 8, 10, 12, 14, 18, 24, 36]))
     assert [tuple(each) for each in places.tolist()] == [

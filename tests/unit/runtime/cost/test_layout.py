@@ -1,4 +1,4 @@
-"""Faster layouts: within the chips, never slower, and nothing of the work lost."""
+"""Faster layouts: they stay on the chips, are never slower, and hold every neuron."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export to SANA-FE: what it would be told, whether or not it is installed; and what it makes of it, where it is."""
+"""Export to SANA-FE: its input, whether or not it is installed, and its results, where it is installed."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def given(tiny: Tiny) -> GivenBuild:
 
 @pytest.fixture
 def verification(given: GivenBuild) -> dict[str, Any]:
-    """Of six samples: 1 and 4 lost, 3 won, 5 moved."""
+    """The verification of six samples: 1 and 4 lost, 3 won, 5 moved."""
     return {
         "labels": [0, 1, 2, 0, 1, 2],
         "predictions_original": [0, 1, 2, 1, 1, 0],

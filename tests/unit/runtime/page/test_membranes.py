@@ -1,4 +1,4 @@
-"""Which neurons a page shows the traces of, and that they are those of ``Compiled.membrane``."""
+"""The neurons whose traces a page shows, and that the traces are those of ``Compiled.membrane``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.pages import read_page
 
 
 def steps_of(potential: list[list[int]], threshold: int = 100) -> Steps:
-    """Of neurons whose potentials at each step are given, of one sample."""
+    """The steps of one sample, of neurons with the given potentials at each step."""
     v = np.array(potential, dtype=np.int64).T[:, None]
     return Steps(v, v, v, (v > threshold).astype(np.int64), np.full(v.shape[2], threshold))
 

@@ -67,7 +67,7 @@ def test_potentials_are_those_of_the_definition(tiny: Tiny) -> None:
     for name in program.lif_names:
         op, layer = program[name].op, found["layers"][name]
         assert isinstance(op, LIF)
-        # what fires is above the threshold; what lies on it, and does not, is counted as near
+        # potentials that fire are above the threshold; those on it do not fire, and are counted as near
         fired = int(caught[name].sum())
         edge = int((1.0 - found["low"]) / (found["high"] - found["low"]) * found["bins"])
         above = sum(layer["counts"][edge:]) + layer["above"]

@@ -1,4 +1,4 @@
-"""Which process does what; that several give the result of one, tests/cli/test_torchrun.py shows."""
+"""Which process does what; tests/cli/test_torchrun.py shows that several give the result of one."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ def fails(_arguments: argparse.Namespace) -> int:
 
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch) -> object:
-    """The store that torchrun keeps, and this process one of two."""
+    """The store that torchrun keeps; this process becomes one of two."""
     store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     for name, value in {**TORCHRUN, "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # which leaves the number of threads alone
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # so that the number of threads is left alone
     return store
 
 

@@ -1,4 +1,4 @@
-"""Who looks after the other processes of a command, and what is said when one of them dies."""
+"""How a command's processes watch each other, and the message when one of them dies."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MET = (
 while not processes._store.check([f"met {rank}" for rank in range(processes.count)]): time.sleep(0.01)
 """
 )
-"""Only once each knows of the other; who dies before is not there to be named."""
+"""Waits until each process knows of the others; a process that dies before that cannot be named."""
 
 
 def run(

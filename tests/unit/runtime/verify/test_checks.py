@@ -117,7 +117,7 @@ def test_a_graph_that_a_pass_left_as_it_was_is_run_once(tiny: Tiny, monkeypatch:
 
     monkeypatch.setattr(float_interpreter, "run", counted)
     stages = {"import": one, "nothing": one.edit().finish(), "fold_batchnorm": other, "again": other.edit().finish()}
-    # a graph whose neurons fire far less, behind one that is as the import's
+    # a graph whose neurons fire far less, behind a graph that equals the import's
     quiet = one.edit()
     neurons = next(node for node in one if node.name in program.lif_names)
     quiet.set_op(neurons.name, replace(neurons.op, v_threshold=neurons.op.v_threshold * 4))

@@ -37,7 +37,7 @@ def test_a_drop_and_its_reverse_mirror_each_other() -> None:
 
 
 def test_most_drops_lie_within() -> None:
-    """Of samples drawn at random, about 95 % of the intervals hold the drop that they were drawn with."""
+    """For random samples, about 95 % of the intervals hold the drop with which the samples were drawn."""
     lost, gained, samples = 0.06, 0.02, 200
     drawn = np.random.default_rng(1).multinomial(samples, [lost, gained, 1 - lost - gained], size=2000)
     held = [low <= lost - gained <= high for low, high in (drop_interval(a, b, samples) for a, b, _ in drawn)]

@@ -12,7 +12,7 @@ from resformer.runtime.verify.local_plot import plot_local
 
 
 def test_names_are_no_formulas(tmp_path: Path) -> None:
-    """Matplotlib takes what stands between dollars for one, and raised an error of its own at half a fraction."""
+    """Matplotlib reads text between dollar signs as a formula; half a fraction made it raise an error of its own."""
     pytest.importorskip("matplotlib")
     layer = SimpleNamespace(name=r"$\frac$", population="s")
     error: Any = SimpleNamespace(rank=1, relative=0.1, mismatch=0.1, drift=0.2, layer=layer)

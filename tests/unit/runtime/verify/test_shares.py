@@ -71,7 +71,7 @@ def test_an_error_that_is_infinite_stays_so() -> None:
 
 @pytest.mark.parametrize("size", [1e-200, 1.0, 1e153, 1e154, 3e200, 1e307])
 def test_errors_whose_squares_no_float_holds_have_a_mean_nevertheless(size: float) -> None:
-    """A float ends at 1.8e308, and so squares of 1.3e154; in whatever batches they come."""
+    """Floats end at 1.8e308, which is the square of 1.3e154; the mean is right in whatever batches errors come."""
     tally, apart = LayerTally(), LayerTally()
     errors = size * np.array([3.0, -4.0, 0.0, 5.0])
     tally.add_errors(errors, 2 * errors)

@@ -1,4 +1,4 @@
-"""A user's own module in place of the original: live ones, whatever way they run."""
+"""A user's own module in memory in place of the original, however it runs its steps."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_an_endless_message_is_cut(actors: Actors) -> None:
 
 
 def test_it_waits_for_a_status_that_another_thread_has_taken(actors: Actors) -> None:
-    """As ``multiprocessing.active_children()`` does: between its two steps the process looks as if it ran."""
+    """``multiprocessing.active_children()`` takes it so: between its two steps, the process seems to run."""
     start(actors, "model", lambda: None)
     (actor,) = actors.actors
     popen = actor._popen  # type: ignore[attr-defined] # multiprocessing's own

@@ -107,7 +107,7 @@ def test_a_block_of_many_populations_has_another_probe() -> None:
 
 
 def test_each_process_finds_its_model_by_itself() -> None:
-    """As for a user who brings Lava's own run configuration; Lava hides why a file cannot be executed."""
+    """A user with Lava's own run configuration relies on this; Lava hides why a file cannot be executed."""
     network, leaves = compiled(tiny_resformer()[0], record=True)
     sink = LogitSink(shape=(5,), record=None, clock=None, name="output")
     net = ProgramBuilder((2, 3, 3))
@@ -149,7 +149,7 @@ def test_models_of_stock_processes_are_chosen(stock_models: bool, models: set[ty
 
 
 def test_any_name_will_do() -> None:
-    """Among them what Python forbids, what Lava uses itself, and two that differ by a dot."""
+    """Also names that Python forbids, names that Lava uses itself, and two that differ only by a dot."""
     net = ProgramBuilder((2, 3, 3))
     x = "input"
     for name in ("0", "name", "process", "members", "tags", "a.b", "a_b"):

@@ -10,7 +10,7 @@ from resformer.compiler.backends.lava.processes.conv import PyFastConvModel, PyW
 from support.wires import Wire
 
 LARGEST = {"float32": (20, 1000), "float64": (2**13, 2**10), "stock": (2**13, 2**20)}
-"""Weights and messages whose sums need each of the faster model's ways, and wrap around in the latter two."""
+"""The largest weights and messages for each way in which the faster model sums; the last two let sums wrap around."""
 
 OVERFLOW = "ignore:invalid value encountered in cast:RuntimeWarning"
 """Stock Lava's sums may leave 32 bits."""

@@ -18,7 +18,7 @@ from resformer.compiler.backends.lava.processes.dense import PyFastDenseModel
 from support.wires import Wire
 
 LARGEST = {np.float32: 2**13, np.float64: 2**14, None: 2**31 - 1}
-"""Messages whose sums need each of the faster model's ways; the last wrap around."""
+"""The largest messages for each way in which the faster model sums; with the last, sums wrap around."""
 
 
 def three_steps(

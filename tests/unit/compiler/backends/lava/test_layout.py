@@ -57,7 +57,7 @@ def test_other_networks_divide_by_the_first_part_of_their_names() -> None:
 
 
 def test_a_block_has_a_port_for_each_meeting_of_outer_values() -> None:
-    """x, and x with y, come in; b and c go out. Where inner values meet outer ones, only the outer need the port."""
+    """x, and x with y, come in; b and c go out. Where inner values meet outer ones, only the outer ones need a port."""
     units = (
         Unit("a", (), {"in": ("x",)}, {"a": "out"}, str),
         Unit("b", (), {"in": ("x", "a", "y"), "gate": ("x",)}, {"b": "out"}, str),

@@ -18,10 +18,10 @@ from resformer.compiler.backends.lava.processes.lif import PyFastLifResetModel
 from support.wires import Wire
 
 MAGNITUDES = (2**4, 2**17, 2**22, 2**31)
-"""Inputs that u holds, that wrap it around, that leave 24 bits even so, and that wrap around in 32 bits."""
+"""Sizes of inputs: u holds the first; the second wraps u; the third leaves 24 bits even so; the last wraps 32 bits."""
 
 EDGES = (2**17, -(2**17), 2**17 + 1, -(2**17) - 1)
-"""The first that wrap around, or do not, where u keeps nothing."""
+"""Inputs on both sides of the limits beyond which a u that keeps nothing wraps around."""
 
 
 def model(model_class: type[PyLifResetModelBitAcc], state: dict[str, Any], reset: tuple[int, int]) -> Any:

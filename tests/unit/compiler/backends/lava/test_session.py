@@ -33,9 +33,9 @@ from support.program_builder import ProgramBuilder, endless_run
 
 TESTS = Path(__file__).parents[4]
 SECONDS = 10.0
-"""In which a run that cannot go on must have ended."""
+"""Seconds in which a run that cannot go on must have ended."""
 LOOKS = 3
-"""How often a file must be seen unmapped: what is being made or removed is so for a moment."""
+"""How often a file must be seen unmapped: files that are being made or removed are unmapped for a moment."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def _abandoned_files() -> set[str]:
 
 
 def _unmapped(files: set[str]) -> set[str]:
-    """Those that no process maps now."""
+    """The files that no process maps now."""
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
             text = maps.read_text()
@@ -73,7 +73,7 @@ def _unmapped(files: set[str]) -> set[str]:
 
 
 def _state() -> tuple[object, ...]:
-    """What of ours a run changes for its time."""
+    """The state of this process that a run changes while it lasts."""
     return (
         logging.getLogger().handlers[:],
         _blas_threads(),

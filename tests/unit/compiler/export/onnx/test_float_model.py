@@ -105,7 +105,7 @@ def test_missing_onnx_names_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_every_operation_agrees_with_the_interpreter() -> None:
-    """What no SpikingResformer holds in this form: padded average pools, other kernels, biases, every LIF field."""
+    """Forms that no SpikingResformer has: padded average pools, other kernels, biases, every LIF field."""
     import torch
 
     from resformer.compiler.ir import float_interpreter

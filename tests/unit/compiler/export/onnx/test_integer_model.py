@@ -154,7 +154,7 @@ def test_a_current_that_could_wrap_is_refused() -> None:
 
 
 def test_a_current_that_adds_up_and_could_wrap_is_refused() -> None:
-    """Half of it is left at each step: 2 - 1/4 times as much after three."""
+    """Half of the current is left at each step, so that three steps add up to 2 - 1/4 times the input."""
     net = ProgramBuilder((1, 2, 2))
     mantissa, exponent = np.zeros(1, np.int16), np.zeros(1, np.int8)
     net.add("lif", LIF(SPIKE, 5, 2047, 2048, mantissa, exponent), "input")

@@ -1,4 +1,4 @@
-"""Tensors that a loop fills step by step hold what was written, whatever becomes of it later."""
+"""Tensors that a loop fills step by step hold the written values, even if their source changes later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FRAMES = torch.zeros(3, 2, 4)
 
 
 class Fills(nn.Module):
-    """Fills a tensor of a type with its logits, and doubles each of them behind it."""
+    """Fills a tensor of a type with its logits, and then doubles the logits of each step in place."""
 
     def __init__(self, kind: torch.dtype) -> None:
         super().__init__()

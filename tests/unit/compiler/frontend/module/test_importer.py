@@ -304,7 +304,7 @@ def test_neurons_of_other_kinds_are_refused() -> None:
 
 
 class Configured(neuron.LIFNode):
-    """Arguments of its own, and a word about itself."""
+    """LIF neurons with an argument and a printed form of their own."""
 
     v_seen = 0
 
@@ -324,7 +324,7 @@ class Charges(Configured):
 
 
 class Recharges(Charges):
-    """Says nothing itself, but its base does."""
+    """Overrides nothing itself, but its base class does."""
 
 
 class Mixin:
@@ -484,7 +484,7 @@ def test_the_example_needs_axes_that_can_be_told() -> None:
 
 @pytest.mark.parametrize("timesteps", [None, 2])
 def test_images_may_go_through_layers_along_one_axis(timesteps: int | None) -> None:
-    """Four images of (3, 8, 8), which such layers could take for four steps of three samples."""
+    """Four images of (3, 8, 8), which layers along one axis could take for four steps of three samples."""
 
     def repeats(net: Net, x: torch.Tensor) -> torch.Tensor:
         return plain(net, x.unsqueeze(0).repeat(2, 1, 1, 1, 1))
@@ -496,7 +496,7 @@ def test_images_may_go_through_layers_along_one_axis(timesteps: int | None) -> N
 
 
 class Joins(nn.Module):
-    """Channels side by side at each step of a loop, and those of their means behind it."""
+    """Concatenates channels at each step of a loop, and the channels of their means after the loop."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Views as products of atoms: whatever is done to a tensor's axes, the same is true of the layout."""
+"""Views as products of atoms: a layout follows whatever is done to a tensor's axes."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_odd_modules_are_refused_in_one_sentence(kind: str, capfd: pytest.Captur
 
 
 class Returns(nn.Module):
-    """A module that returns its logits in something."""
+    """A module that returns its logits inside another object."""
 
     def __init__(self, wrap: Callable[[torch.Tensor], object]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Sums with constants, behind loops over time, and in place: the graph makes what the module does."""
+"""Sums with constants, behind loops over time, and in place: the graph computes what the module computes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Sums(nn.Module):
         return made
 
     def total(self, x: torch.Tensor) -> torch.Tensor:
-        """What a loop over time adds up."""
+        """The logits of all steps, added up in a loop."""
         total = self.logits(x)
         for _ in range(TIMESTEPS - 1):
             total = total + self.logits(x)

@@ -42,7 +42,7 @@ def given_spikes(rng: np.random.Generator, features: int) -> np.ndarray:
 
 
 def fired(program: Scheduled, given: np.ndarray, name: str) -> np.ndarray:
-    """(T, ...), the spikes of a population where (T, F) comes in."""
+    """The spikes of a population, (T, neurons), for an input (T, F)."""
     samples = given.reshape(1, T, *program.input.shape)
     return reference.run(program, samples, record=True).spikes[name].dense().reshape(T, -1).astype(np.int64)
 
@@ -180,7 +180,7 @@ def test_pixels_are_what_the_first_neurons_are_given(tmp_path: Path) -> None:
     assert mean is not None
     assert std is not None
     pixel = np.array([0.1, 0.5, 0.9])
-    # a tolerance, since a mean and a deviation are rounded in float64
+    # with a tolerance, since the mean and the deviation are rounded in float64
     np.testing.assert_allclose((pixel - mean[0]) / std[0], 40 * (pixel - 0.5) / 0.25 + 3, rtol=1e-12)
     image = np.full((1, 2, 3, 3), 13)
     spikes_of_input = reference.run(made.program, image, record=True).spikes["layer.0.neuron"].dense()
@@ -344,7 +344,7 @@ def test_what_has_no_lowering_is_refused_in_a_sentence(tmp_path: Path, case: str
     with pytest.raises(kind, match=says) as caught:
         compiled(tmp_path, *layers)
     assert "\n" not in str(caught.value)
-    assert "; " in str(caught.value)  # what to do about it
+    assert "; " in str(caught.value)  # behind it stands what to do
 
 
 def test_layers_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:

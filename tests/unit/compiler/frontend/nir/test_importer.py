@@ -172,7 +172,7 @@ def doors(path: Path, edges: list[tuple[str, str]]) -> Path:
 
 
 def test_nodes_that_double_what_they_pass_on_are_refused(tmp_path: Path) -> None:
-    """Each step reads both nodes of the step before: 2^40 ways lead to the last."""
+    """Each step reads both nodes of the step before: 2^40 paths lead to the last."""
     steps = [("input",), *((f"{step}a", f"{step}b") for step in range(40)), ("output",)]
     edges = [edge for one, two in itertools.pairwise(steps) for edge in itertools.product(one, two)]
     with pytest.raises(FileFormatError, match=r"1.a: reads 524288 nodes, the limit is"):
@@ -192,7 +192,7 @@ def test_too_many_nodes_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_names_of_nodes_are_short_with_those_of_their_graphs(tmp_path: Path) -> None:
-    """Else names of 1000 characters, each in a graph inside another, take gigabytes."""
+    """Otherwise, names of 1000 characters in nested graphs would take gigabytes."""
     inner = chain((4,), nir.Linear(ONES), lif((3,)))
     outer = graph((4,), {"g" * 600: graph((4,), {"h" * 600: inner}, [("input", "h" * 600), ("h" * 600, "output")])}, [])
     with pytest.raises(FileFormatError, match="a name of 1201 characters, the limit is 1024"):
@@ -218,7 +218,7 @@ def test_damaged_neurons_with_a_current_are_named(tmp_path: Path, field: str, va
 
 
 def recurrent(*ways: tuple[str, ...], **layers: nir.NIRNode) -> nir.NIRGraph:
-    """A population ``s`` behind a layer, and ways through more layers and populations."""
+    """A population ``s`` behind a layer, and further paths (``ways``) through more layers and populations."""
     nodes = {"a": nir.Linear(np.ones((3, 4))), "s": lif((3,)), **layers}
     edges = [("input", "a"), ("a", "s"), ("s", "output")]
     return graph((4,), nodes, edges + [edge for way in ways for edge in itertools.pairwise(way)])
@@ -454,7 +454,7 @@ def test_what_is_infinite_without_meaning_is_refused(tmp_path: Path) -> None:
 def test_quotients_that_float64_does_not_hold_are_refused(
     tmp_path: Path, neurons: nir.NIRNode, spikes_per_step: int
 ) -> None:
-    """Of finite values: a warning of numpy's would be all that the user saw, or nothing."""
+    """The file's values are finite; the user would otherwise see a warning of numpy's, or nothing."""
     path = write(tmp_path / "n.nir", chain((3,), neurons))
     with pytest.raises(FileFormatError, match=r"n0: its values span too many magnitudes .*overflow"):
         import_nir(path, dt=1e-4, timesteps=3, spikes_per_step=spikes_per_step)
@@ -467,5 +467,5 @@ def test_a_network_of_ours_for_input_of_no_kind_is_refused(path: Path) -> None:
 
 
 def replace_metadata(network: Graph[nir.NIRNode], metadata: dict[str, str]) -> Graph[nir.NIRNode]:
-    """A network that says something else of itself."""
+    """The network with some of its metadata replaced."""
     return dataclasses.replace(network, metadata={**network.metadata, **metadata})

@@ -36,7 +36,7 @@ def imported(module: nn.Module, shape: tuple[int, ...] = (4, 2, 3, 8, 8)) -> Gra
 
 
 def before(graph: Graph[nir.NIRNode], last: FloatPass) -> Graph[nir.NIRNode]:
-    """The graph that one of the passes is given."""
+    """The graph that the pass ``last`` is given."""
     for float_pass in MODULE.float_passes[: MODULE.float_passes.index(last)]:
         graph = float_pass(graph)
     return graph
@@ -120,7 +120,7 @@ def test_pools_without_an_exact_form_are_refused(module: nn.Module, words: str) 
 
 
 def stream(*layers: nn.Module) -> nn.Module:
-    """A max-pool of currents, which no convolution does, and what is behind it."""
+    """A max-pool of currents, which no convolution can compute, with layers behind it."""
     return chain(layer.Conv2d(4, 4, 3), layer.MaxPool2d(2), *layers, layer.Flatten(), layer.Linear(16, 2))
 
 

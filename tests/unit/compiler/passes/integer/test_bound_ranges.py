@@ -57,7 +57,7 @@ def test_padding_counts_as_an_input_of_zero() -> None:
 
 
 def test_a_relay_s_bias_does_not_keep_zero_away() -> None:
-    """It sends 100 to 101, but to the kernel behind it the padding is zero all the same."""
+    """The relay sends 100 to 101, but the padding of the kernel behind it is zero all the same."""
     build = ProgramByHand((1, 1, 1), low=0, high=0)
     spikes = build.lif("spikes", build.conv("stem", "input", 0 * ONE), 1)
     relay = Relay(Signal(GRADED, 0), np.array([100], dtype=np.int32), 1000)
@@ -138,7 +138,7 @@ def test_products_saturate_and_say_so() -> None:
 
 
 def wide(weights: int, *, exp: int = 7) -> tuple[ProgramByHand, str]:
-    """A current of up to so many times 127 * 2^7."""
+    """A current of up to ``weights`` times 127 * 2^``exp``."""
     build = ProgramByHand((weights, 1, 1), low=0, high=0)
     spikes = build.lif("spikes", build.conv("stem", "input", np.zeros((weights, weights, 1, 1))), 1)
     return build, build.conv("conv", spikes, np.full((1, weights, 1, 1), 127), exp=exp)

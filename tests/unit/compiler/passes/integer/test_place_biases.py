@@ -1,4 +1,4 @@
-"""Where each bias goes, and that none is lost on the way."""
+"""Where each bias is placed, and that none is lost."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_bias_too_large_for_a_neuron_goes_to_a_relay(bias: int) -> None:
 
 
 def test_a_bias_before_a_kernel_goes_to_a_relay() -> None:
-    """Zeros of the padding do not have it, so it is not constant behind the kernel."""
+    """Zeros of the padding lack the bias, so it is not constant behind the kernel."""
     build = ProgramByHand((2, 2, 2))
     stem = build.conv("stem", "input", TWO, [3, 4])
     conv = build.conv("conv", stem, np.ones((2, 2, 3, 3)), [1, 1], padding=1)

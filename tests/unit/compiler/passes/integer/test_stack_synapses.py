@@ -1,4 +1,4 @@
-"""Weights of more than eight bits as two synapses each: nothing of them is lost, and all else sees one layer."""
+"""Weights of more than eight bits as two synapses each: no bit is lost, and everything else sees one layer."""
 
 from __future__ import annotations
 
