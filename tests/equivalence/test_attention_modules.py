@@ -1,16 +1,19 @@
-"""Modules with attention, however it is written: spikes of the module, the graphs, the program, all the same."""
+"""Modules with attention written in any way: the module, the float graphs and the program fire the same spikes."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
 from spikingjelly.activation_based import functional, layer
+from torch import nn
 
 import resformer
 from resformer.errors import UnsupportedError
 from resformer.runtime.compiled import Compiled
 from resformer.runtime.verify.result import QUANTIZED
-from support.attention import AttentiveNet, Projections, TokenNet
+from support.attention import AttentiveNet, Fires, Projections, TokenNet
 from support.modules import calibrated
 from support.verified import assert_equal
 
@@ -65,6 +68,36 @@ def test_parts_of_one_layer_are_layers() -> None:
     assert_equal(compiled, frames.transpose(0, 1))
     weights = compiled.verify(frames.transpose(0, 1), backend="sim").checks[QUANTIZED].extra["weights"]
     assert weights == {"compared": 12 * 27 + 5 * 4, "mismatched": 0}
+
+
+class LinearParts(nn.Module):
+    """Neurons behind parts of a linear layer's vector."""
+
+    def __init__(self, cut: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]) -> None:
+        super().__init__()
+        self.cut = cut
+        self.stem = layer.Conv2d(3, 4, 3, 2, step_mode="m")
+        self.fire, self.left, self.right = Fires(), Fires(), Fires()
+        self.both = layer.Linear(16, 12, step_mode="m")
+        self.fc = layer.Linear(6, 5, step_mode="m")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = self.cut(self.both(self.fire(self.stem(x)).flatten(2)))
+        return self.fc(self.left(left) + self.right(right))
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [lambda y: (y[..., :6], y[..., 6:]), lambda y: y.chunk(2, -1), lambda y: y.split(6, dim=2)],
+    ids=["slices", "chunks", "split"],
+)
+def test_parts_of_a_linear_layer_are_layers(cut: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]) -> None:
+    frames = torch.rand(4, 3, 3, 6, 6, generator=torch.Generator().manual_seed(7))
+    compiled = resformer.compile(calibrated(LinearParts(cut), frames), frames, "sim")
+    assert compiled.program["left"].shape == compiled.program["right"].shape == (6, 1, 1)
+    assert_equal(compiled, frames.transpose(0, 1))
+    weights = compiled.verify(frames.transpose(0, 1), backend="sim").checks[QUANTIZED].extra["weights"]
+    assert weights == {"compared": 4 * 27 + 12 * 16 + 5 * 6, "mismatched": 0}
 
 
 class WholeAndPart(Projections):

@@ -190,6 +190,14 @@ def test_what_cannot_lead_back_is_refused(container: nn.Module, words: str) -> N
         resformer.compile(behind_spikes(container).eval(), vectors())
 
 
+def test_a_container_that_is_given_all_steps_as_one_is_refused() -> None:
+    """SpikingJelly's runs (T, N, ...) as one step of T * N samples, which leads nothing back from step to step."""
+    module = behind_spikes(ELEMENTWISE(low(), torch.add))
+    functional.set_step_mode(module[2], "s")
+    with pytest.raises(UnsupportedError, match=r"2\.sub_module: neurons in step mode 's' take T steps as one"):
+        resformer.compile(module.eval(), vectors())
+
+
 class Reading(nn.Module):
     """A container, and other neurons that read the input of the container's neurons."""
 

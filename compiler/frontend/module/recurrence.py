@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import fx, nn
 
-from resformer.compiler.frontend.module.layout import TIME, Layout, atoms
+from resformer.compiler.frontend.module.layout import BATCH, TIME, Layout, atoms
 from resformer.compiler.frontend.module.neurons import DT, linear
 from resformer.compiler.frontend.module.values import IMAGES, Tracing, Value
 from resformer.compiler.ir.arrays import Shape
@@ -313,5 +313,5 @@ def _refusal(tracing: Tracing, node: fx.Node, each: Node[nir.NIRNode], problem: 
 
 def is_inside(tracing: Tracing, name: str, value: Value) -> bool:
     """Whether neurons run in a recurrent container that is traced with all steps and samples on one axis."""
-    merged = value.layout.axes[:1] and {atom.dim for atom in value.layout.axes[0]} >= {TIME}
-    return bool(merged) and any(name.startswith(f"{each}.") for each in tracing.recurrent)
+    merged = any({TIME, BATCH} <= {atom.dim for atom in axis} for axis in value.layout.axes[:1])
+    return merged and any(name.startswith(f"{each}.") for each in tracing.recurrent)

@@ -10,7 +10,7 @@ from torch import fx
 
 from resformer.compiler.frontend.module.values import Tracing, Value
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.primitives import BatchNorm2d, rows_name, rows_of, with_weight
+from resformer.compiler.ir.primitives import BatchNorm2d, bias_of, rows_name, rows_of, with_weight
 from resformer.errors import UnsupportedError
 
 
@@ -68,7 +68,7 @@ def _run(value: Value) -> int | None:
 
 
 def _rows(tracing: Tracing, name: str, start: int, size: int) -> str | None:
-    """The name of a node that makes only some of a layer's channels; None if no convolution makes them."""
+    """The name of a node that makes only some of a layer's channels; None if no layer with weights makes them."""
     made = rows_name(name, start, size)
     if made in tracing.draft.nodes:
         return made
@@ -80,8 +80,8 @@ def _rows(tracing: Tracing, name: str, start: int, size: int) -> str | None:
             return None
         weight, bias, mean, variance = (each[part] for each in (op.weight, op.bias, op.running_mean, op.running_var))
         return tracing.draft.add(made, BatchNorm2d(weight, bias, mean, variance, op.eps), source)
-    if isinstance(op, nir.Conv2d) and int(op.groups) == 1:
-        piece = with_weight(op, weight=op.weight[part], bias=op.bias[part])
+    if isinstance(op, nir.Linear | nir.Affine) or (isinstance(op, nir.Conv2d) and int(op.groups) == 1):
+        piece = with_weight(op, weight=op.weight[part], bias=bias_of(op)[part])
         return tracing.draft.add(made, piece, *node.inputs)
     return None
 
