@@ -185,18 +185,20 @@ def _of_two(on_floats: Callable[..., Any], on_integers: Callable[..., Any], resu
     return intrinsic(operation)
 
 
-def _minimum(compare: str) -> Callable[..., Any]:
+def _first_of_floats_if(compare: str) -> Callable[..., Any]:
+    """The first operand where the comparison holds, the second elsewhere."""
     return lambda builder, a, b: builder.select(builder.fcmp_ordered(compare, a, b), a, b)
 
 
-def _minimum_of_integers(compare: str) -> Callable[..., Any]:
+def _first_of_integers_if(compare: str) -> Callable[..., Any]:
+    """The first operand where the comparison holds, the second elsewhere."""
     return lambda builder, a, b: builder.select(builder.icmp_signed(compare, a, b), a, b)
 
 
 plus = _of_two(lambda builder, a, b: builder.fadd(a, b), lambda builder, a, b: builder.add(a, b), None, "a + b.")
-times = _of_two(lambda builder, a, b: builder.fmul(a, b), lambda builder, a, b: builder.mul(a, b), None, "a b.")
-lesser = _of_two(_minimum("<"), _minimum_of_integers("<"), None, "The lesser of both.")
-greater = _of_two(_minimum(">"), _minimum_of_integers(">"), None, "The greater of both.")
+times = _of_two(lambda builder, a, b: builder.fmul(a, b), lambda builder, a, b: builder.mul(a, b), None, "a times b.")
+lesser = _of_two(_first_of_floats_if("<"), _first_of_integers_if("<"), None, "The lesser of a and b.")
+greater = _of_two(_first_of_floats_if(">"), _first_of_integers_if(">"), None, "The greater of a and b.")
 exceeds = _of_two(
     lambda builder, a, b: builder.fcmp_ordered(">", a, b),
     lambda builder, a, b: builder.icmp_signed(">", a, b),
@@ -213,7 +215,7 @@ differs = _of_two(
     lambda builder, a, b: builder.fcmp_unordered("!=", a, b),
     lambda builder, a, b: builder.icmp_signed("!=", a, b),
     CHOICES,
-    "Whether they differ.",
+    "Whether a and b differ.",
 )
 
 

@@ -608,9 +608,9 @@ class TorchKernels:
             moved = natural.reshape(steps, samples, heads * n, -1).transpose(2, 3)
         frame.put(step.name, moved.reshape(steps, -1, moved.shape[-1]).contiguous())
 
-    def _image(self, frame: Frame, name: str, *, whole: bool = False) -> torch.Tensor:
-        """A map as images, (T * N, C, H, W): the block's channels, or all if ``whole``."""
-        view = frame.read_all(name) if whole else frame.read(name).view
+    def _image(self, frame: Frame, name: str) -> torch.Tensor:
+        """The block's channels of a map as images, (T * N, C, H, W)."""
+        view = frame.read(name).view
         return view.reshape(-1, *self.plan.values[name].size, view.shape[2]).permute(0, 3, 1, 2)
 
     def _put_image(self, frame: Frame, step: OpStep, image: torch.Tensor) -> None:
