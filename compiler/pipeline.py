@@ -64,7 +64,7 @@ from resformer.compiler.sources.options import NIR_SUFFIX, Aim, CompileOptions
 from resformer.compiler.sources.source import Imported, ModuleInput, Source
 from resformer.compiler.sources.zoo import from_zoo
 from resformer.errors import FileFormatError, InputError, ResformerError
-from resformer.models.limits import LONGEST_SAMPLE
+from resformer.models.limits import LONGEST_SAMPLE, allowed
 from resformer.models.zoo.checkpoint import family_in
 
 __all__ = [
@@ -298,8 +298,8 @@ def _compile(
     _check_layout_options(options)
     step = _Step(observe)
     source, graph = route.importer(given, options)
-    if graph.timesteps > LONGEST_SAMPLE:
-        raise InputError(f"timesteps: {graph.timesteps} a sample, the limit is {LONGEST_SAMPLE}; choose fewer")
+    if graph.timesteps > allowed(LONGEST_SAMPLE):
+        raise InputError(f"timesteps: {graph.timesteps} a sample, the limit is {allowed(LONGEST_SAMPLE)}; choose fewer")
     step.done("import", graph)
     of_time = time_warnings(graph)
     with _own_files_refused(route, given), overflow_refused(graph):

@@ -139,12 +139,8 @@ def _text(path: str, name: bytes) -> str:
     """A name as text, which must be printable and short enough for messages and other files."""
     text = name.decode("utf-8", "replace")
     shown = quote(f"{path}/{text}")
-    if len(path) > LONGEST_PATH:
-        raise FileFormatError(
-            f"{shown}: names of {len(path)} characters together, the limit is {LONGEST_PATH}; {REWRITE}"
-        )
-    if len(name) > LONGEST_NAME:
-        raise FileFormatError(f"{shown}: a name of {len(name)} bytes, the limit is {LONGEST_NAME}; {REWRITE}")
+    require_within(len(path), LONGEST_PATH, f"{shown}: names of {{}} characters together")
+    require_within(len(name), LONGEST_NAME, f"{shown}: a name of {{}} bytes")
     if not text.isprintable() or text.encode() != name:
         raise FileFormatError(f"{shown}: a name that is no printable text; {REWRITE}")
     return text
@@ -221,5 +217,5 @@ def require_expansion(shown: str, declared: int, size: int) -> None:
     require_within(
         declared - allowed(EXPANSION_SHARE) * size,
         LARGEST_EXPANSION,
-        f"{shown}: with it, arrays are {{}} bytes larger than {EXPANSION_SHARE} times the file",
+        f"{shown}: with it, arrays are {{}} bytes larger than {allowed(EXPANSION_SHARE)} times the file",
     )

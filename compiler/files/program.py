@@ -167,8 +167,8 @@ def _check_effort(program: Program, size: int) -> None:
     require_within(
         work - allowed(WORK_SHARE) * size,
         MOST_WORK,
-        f"a sample takes {{}} products of values and weights beside the {WORK_SHARE} for each byte of the file (in all "
-        f"about {quote(work // PRODUCTS_PER_SECOND)} s in the reference interpreter)",
+        f"a sample takes {{}} products of values and weights beside the {allowed(WORK_SHARE)} for each byte of the "
+        f"file (in all about {quote(work // PRODUCTS_PER_SECOND)} s in the reference interpreter)",
     )
 
 
@@ -214,8 +214,8 @@ def _program(header: Any, tensors: dict[str, np.ndarray[Any, Any]], size: int) -
 def _node(entry: Any, unread: dict[str, np.ndarray[Any, Any]]) -> Node[Op]:
     """One node; its tensors are removed from ``unread``."""
     name, kind = _entry(entry, "name", str), _entry(entry, "op", str)
-    if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
-        raise ValueError(f"the name {_shown(name)} is no printable text of up to {LONGEST_NAME} characters")
+    if not name.isprintable() or not 0 < len(name) <= allowed(LONGEST_NAME):
+        raise ValueError(f"the name {_shown(name)} is no printable text of up to {allowed(LONGEST_NAME)} characters")
     if kind not in OPERATIONS:
         raise ValueError(f"{name} is a {kind}, which is no operation")
     values: dict[str, Any] = {"signal": _signal(_entry(entry, "signal", list))}

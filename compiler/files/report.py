@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypedDict, cast, get_args
 from resformer.compiler.files.json_schema import Bounds, Count, Length, Positive, Within, check, shown
 from resformer.compiler.ir.ops import Conv2d, Dense
 from resformer.errors import FileFormatError
-from resformer.models.limits import LONGEST_NAME
+from resformer.models.limits import LONGEST_NAME, allowed
 from resformer.models.zoo.names import FamilyName
 
 FORMAT = "resformer-build"
@@ -253,7 +253,7 @@ def check_report(content: Any) -> Report:
                 raise FileFormatError(f"'nodes[{index}].{key}' is missing")
     seen: set[str] = set()
     for index, name in enumerate(report["classes"] or []):
-        if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME or name in seen:
+        if not name.strip() or not name.isprintable() or len(name) > allowed(LONGEST_NAME) or name in seen:
             raise FileFormatError(f"'classes[{index}]' is {shown(name)}, no name of one class alone")
         seen.add(name)
     return report

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from resformer.compiler.ir import summary
 from resformer.errors import FileFormatError, InputError
 from resformer.models.boundary import require_regular
-from resformer.models.limits import LARGEST_CLASSES, LONGEST_NAME
+from resformer.models.limits import LARGEST_CLASSES, LONGEST_NAME, allowed
 
 SHOWN = 5
 """The most names that a message lists."""
@@ -39,10 +39,9 @@ def check_classes(names: Sequence[str], count: int, source: str) -> tuple[str, .
     for index, name in enumerate(names):
         if not name.strip() or not name.isprintable():
             raise InputError(f"{source}: the name of class {index} is {name!r}, which cannot be read; give another")
-        if len(name) > LONGEST_NAME:
+        if len(name) > (limit := allowed(LONGEST_NAME)):
             raise InputError(
-                f"{source}: the name of class {index} has {len(name):,} characters, the limit is {LONGEST_NAME}; give "
-                "another"
+                f"{source}: the name of class {index} has {len(name):,} characters, the limit is {limit}; give another"
             )
         if name in first:
             raise InputError(f"{source}: {name!r} names class {first[name]} and class {index}; tell them apart")

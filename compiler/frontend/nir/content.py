@@ -87,8 +87,7 @@ def _dissolve(prefix: str, graph: Values) -> tuple[dict[str, Values], list[tuple
     doors: dict[str, tuple[str, str]] = {}
     for key, values in graph["nodes"].items():
         name = prefix + key
-        if len(name) > LONGEST_NAME:
-            raise FileFormatError(f"{quote(name)}: a name of {len(name)} characters, the limit is {LONGEST_NAME}")
+        require_within(len(name), LONGEST_NAME, f"{quote(name)}: a name of {{}} characters")
         if not isinstance(values, dict) or not isinstance(values.get("type"), str):
             raise FileFormatError(f"{name}: has no type; write the file again with nir.write")
         if not isinstance(values.get("metadata", {}), dict):

@@ -103,7 +103,7 @@ class Aedat4File(EventFile):
             require_within(
                 unpacked - allowed(EVENT_EXPANSION_SHARE) * length,
                 LARGEST_UNPACKED,
-                f"its events are {{}} bytes larger than {EVENT_EXPANSION_SHARE} times the file",
+                f"its events are {{}} bytes larger than {allowed(EVENT_EXPANSION_SHARE)} times the file",
             )
             for first in range(0, len(records), AT_ONCE):
                 some = records[first : first + AT_ONCE]

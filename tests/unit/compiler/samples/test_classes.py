@@ -82,6 +82,12 @@ def test_names_that_name_nothing(names: list[str], says: str) -> None:
         check_classes(names, 3, "--classes")
 
 
+def test_limits_that_are_raised_allow_longer_names() -> None:
+    names = ["cat", "dog", "c" * 1025]
+    with raised(2):
+        assert check_classes(names, 3, "--classes") == tuple(names)
+
+
 def test_names_are_said_or_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_text("tabby cat\ndog, any\n\n")
