@@ -48,21 +48,26 @@ def _parser() -> Parser:
         type=_axis,
         metavar="OPTION=V,V",
         help="compile once for each combination of values, such as --sweep weight-bits=4,8 timesteps=2,4, and print "
-        "one table, and with --report a page with a Pareto plot; writes no build; exit status 1 if a combination "
-        "fails. torchrun --nproc-per-node 2 --no-python "
-        "resformer-compile ... shares the combinations",
+        "one table; with --report, also write a page with a Pareto plot. No build is written. The exit status is 1 if "
+        "a combination fails. Several processes can share the combinations: torchrun --nproc-per-node 2 --no-python "
+        "resformer-compile ...",
     )
     more.add_argument(
-        "--table", type=Path, action="append", default=[], metavar="FILE", help="with --sweep: .json or .csv to write"
+        "--table",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="with --sweep: file to write the table to, .json or .csv; repeatable",
     )
     more.add_argument(
         "--report",
         type=Path,
         metavar="FILE.html",
-        help="page to write that shows the build; with "
-        "--sweep, all combinations, and in a folder beside it a page of each",
+        help="page to write; it shows the build. With --sweep, it shows all combinations, and a folder beside it holds "
+        "a page for each of them",
     )
-    group = parser.add_argument_group("for --sweep and --report: what to run in sim (default: nothing)")
+    group = parser.add_argument_group("with --sweep or --report: samples to run in sim (default: none)")
     add_input_options(group, required=False)
     return parser
 

@@ -63,13 +63,13 @@ def compile_parser() -> Parser:
         description="Compile a trained SpikingResformer, a network of another family (Spikformer, Spikingformer, "
         "QKFormer, Spike-driven Transformer v1 and v3, Meta-SpikeFormer, Max-Former, SEW-ResNet), or a NIR or netx "
         "network, for Loihi-style hardware.",
-        epilog="The architecture is read off the checkpoint's tensors. Exit status: 0 done, 1 failed, 2 wrong usage.",
+        epilog="The architecture is read from the checkpoint's tensors. Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
     parser.add_argument(
         "model",
         type=Path,
         metavar="MODEL",
-        help="checkpoint: .pt, .pth or .safetensors; or a .nir file, or a .net of lava-dl",
+        help="a checkpoint (.pt, .pth or .safetensors), a .nir file, or a .net file of lava-dl",
     )
     group = parser.add_argument_group("what to write")
     _add_output_options(group)
@@ -78,13 +78,13 @@ def compile_parser() -> Parser:
     _add_network_options(parser.add_argument_group("how to read the network"))
     _add_width_options(parser.add_argument_group("how to quantize"))
     _add_calibration_options(parser.add_argument_group("what to quantize for"))
-    group = parser.add_argument_group("what the build holds about samples, for calibration and for whoever runs it")
+    group = parser.add_argument_group("how samples are preprocessed, for calibration and in every run of the build")
     add_preprocessing_options(group)
     group.add_argument(
         "--classes",
         metavar="NAME,NAME,...|FILE",
-        help="names of the classes, class 0 first, or a file with one a line (default: those of the folders in the "
-        "--calibration folder, in sorted order, if there is one a class)",
+        help="names of the classes, class 0 first, or a file with one name on each line (default: the names of the "
+        "folders in the --calibration folder, in sorted order, if there is one folder for each class)",
     )
     return parser
 
@@ -96,9 +96,9 @@ def _add_output_options(group: argparse._ActionsContainer) -> None:
         action="extend",
         default=[],
         metavar=f"{{{','.join(TARGETS)}}}",
-        help="what to write, repeatable or separated by commas: lava or sim (all that running and verifying "
-        "need, the same for both), onnx (that and ONNX models: of the program, and of a SpikingResformer's float "
-        "network), nir (the float graph and the quantized one, alone)",
+        help="what to write; repeatable or separated by commas. lava and sim write the same files: all that running "
+        "and verifying need. onnx also writes ONNX models of the program and of a SpikingResformer's float network. "
+        "nir writes only the float graph and the quantized graph",
     )
     group.add_argument("-o", "--output", type=Path, metavar="BUILD", help="folder to write")
     group.add_argument(
@@ -107,7 +107,7 @@ def _add_output_options(group: argparse._ActionsContainer) -> None:
         action="extend",
         default=[],
         metavar="PASS",
-        help="print the network after a pass, repeatable or separated by commas: import, a pass, or all",
+        help="print the network after this pass: import, the name of a pass, or all; repeatable or separated by commas",
     )
 
 
@@ -116,35 +116,34 @@ def _add_chip_options(group: argparse._ActionsContainer) -> None:
         "--chip",
         default=DEFAULT,
         metavar=f"{{{','.join(PACKAGED)},FILE.yaml,{NO_CHIP}}}",
-        help="chip to place the network on, or none (default: %(default)s)",
+        help="chip to place the network on; none: compile without placing (default: %(default)s)",
     )
     group.add_argument(
         "--optimize",
         choices=("cores", "time", "energy"),
         default="cores",
-        help="lay the network out on the fewest cores, for the shortest step, or for the least energy of a sample, as "
-        f"the model of --cost predicts them for the first --calibration samples, or for {100 * ASSUMED_RATE:.0f} %% of "
-        "all neurons firing at each step "
-        "(default: %(default)s)",
+        help="choose the layout with the fewest cores, the shortest step (time) or the least energy for a sample. The "
+        "model of --cost predicts time and energy for the first --calibration samples; without samples, it assumes "
+        f"that {100 * ASSUMED_RATE:.0f} %% of all neurons fire at each step (default: %(default)s)",
     )
     group.add_argument(
         "--optimize-cores",
         type=positive_int,
         metavar="PERCENT",
-        help=f"with --optimize time or energy: the most cores to take, in percent of the fewest (default: "
-        f"{CORES_PERCENT})",
+        help="with --optimize time or energy: the most cores that the layout may take, in percent of the fewest "
+        f"possible (default: {CORES_PERCENT})",
     )
     group.add_argument(
         "--seed",
         type=seed,
         metavar="N",
-        help="with --optimize time or energy: of the order in which layouts are tried; the same seed, the same layout "
-        "(default: 0)",
+        help="with --optimize time or energy: seed for the order in which layouts are tried; the same seed gives the "
+        "same layout (default: 0)",
     )
     group.add_argument(
-        "--check", action="store_true", help="only say whether the network fits the chip, and what bounds each layer"
+        "--check", action="store_true", help="only say whether the network fits the chip, and what limits each layer"
     )
-    add_json_option(group, "FILE", "with --check: file to write the placement to; with --sweep: the table")
+    add_json_option(group, "FILE", "file to write the placement to (with --check), or the table (with --sweep)")
 
 
 def _add_network_options(group: argparse._ActionsContainer) -> None:
@@ -152,38 +151,46 @@ def _add_network_options(group: argparse._ActionsContainer) -> None:
         "--timesteps",
         type=positive_int,
         metavar="T",
-        help="steps a sample; of a .net its reset interval (default: as trained, or as the file says)",
+        help="number of steps of a sample; for a .net file, its reset interval (default: as trained, or as the file "
+        "says)",
     )
     group.add_argument(
-        "--input-size", type=positive_int, metavar="N", help="edge of the square input, in pixels (default: as trained)"
+        "--input-size",
+        type=positive_int,
+        metavar="N",
+        help="checkpoint: edge of the square input, in pixels (default: as trained)",
     )
     group.add_argument(
         "--weights-key",
         metavar="KEY",
-        help="checkpoint: under which key the weights are, such as model_ema (default: the first of the usual ones)",
+        help="checkpoint: key under which the file holds the weights, such as model_ema (default: the first of the "
+        "usual keys)",
     )
     group.add_argument(
         "--neuron",
         choices=("IF", "LIF", "PLIF"),
-        help="checkpoint: which neuron every population is (default: as the file says, else PLIF where it has their "
-        "parameters, and LIF with tau 2 where it has none)",
+        help="SpikingResformer checkpoint: kind of all neurons (default: as the file says; else PLIF if the file has "
+        "parameters of PLIF neurons, and LIF with tau 2 if it has none)",
     )
     group.add_argument(
         "--stem-stride",
         type=positive_int,
         metavar="N",
-        help="checkpoint: stride of the stem's convolution (default: as the file says, else 2 of 7x7 and 1 of 3x3)",
+        help="SpikingResformer checkpoint: stride of the stem's convolution (default: as the file says; else 2 for a "
+        "7x7 convolution and 1 for a 3x3 convolution)",
     )
     group.add_argument(
         "--stem-pool",
         action=argparse.BooleanOptionalAction,
-        help="checkpoint: whether a max-pool follows it (default: as the file says, else after 7x7 only)",
+        help="SpikingResformer checkpoint: whether a max-pool follows the stem's convolution (default: as the file "
+        "says; else only after a 7x7 convolution)",
     )
     group.add_argument(
         "--feature-rounding",
         choices=("floor", "ceil"),
-        help="checkpoint: how DSSA's patches are counted where sizes are odd, as the authors' class does (floor) or as "
-        "many as there are (ceil) (default: as the file says)",
+        help="SpikingResformer checkpoint: how DSSA counts patches where sizes are odd. floor: round down, as the "
+        "authors' class does; ceil: count all patches that there are (default: as the file says; if it does not say, "
+        "sizes for which the two differ are refused)",
     )
     group.add_argument(
         "--architecture",
@@ -191,37 +198,40 @@ def _add_network_options(group: argparse._ActionsContainer) -> None:
         action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="checkpoint of another family than SpikingResformer: what no tensor of it tells, such as num_heads=12 or "
-        "pooling=0011, repeatable or separated by commas (default: as the file says, else as the authors have it)",
+        help="checkpoint of a family other than SpikingResformer: a setting that no tensor tells, such as num_heads=12 "
+        "or pooling=0011; repeatable or separated by commas (default: as the file says; else as in the authors' code)",
     )
     group.add_argument(
-        "--dt", type=float, metavar="SECONDS", help=".nir: the length of a step (default: as the file's metadata say)"
+        "--dt", type=float, metavar="SECONDS", help=".nir: length of a step (default: as the file's metadata say)"
     )
     group.add_argument(
         "--input-kind",
         choices=("static", "frames"),
-        help="whether samples are real numbers or frames of events, which are counts, or fractions where they were "
-        "resized (default: what a .nir of ours says; frames for checkpoints with PLIF neurons, or of other families "
-        "with two channels; else static)",
+        help="static: samples are real numbers; frames: samples are frames of events, which hold counts, or fractions "
+        "if they were resized (default: as the file says, for a .nir file that resformer wrote; frames for a "
+        "SpikingResformer with PLIF neurons, for other families with two input channels, and for a .net file that "
+        "takes spikes; else static)",
     )
     group.add_argument(
         "--reset",
         choices=("hard", "soft", "late", "prompt"),
-        help=".nir: how neurons reset where the file does not say: to v_reset, by subtraction, by subtraction a step "
-        "late, or as snnTorch subtracts without delay (default: hard, as NIR defines it)",
+        help=".nir: how neurons reset if the file does not say. hard: to v_reset; soft: the threshold is subtracted; "
+        "late: it is subtracted one step late; prompt: it is subtracted as in snnTorch without delay (default: hard, "
+        "as NIR defines it)",
     )
     group.add_argument(
         "--spikes-per-step",
         type=_spikes_per_step,
         metavar="single|multi|N",
-        help=".nir: how often an IF may fire in a step whose file does not say, its threshold subtracted each time as "
-        f"of Sinabs' IAF: once, as often as it can (up to {MOST_SPIKES}), or N times (default: single)",
+        help=".nir: how often an IF neuron may fire in a step if the file does not say: once (single), as often as it "
+        f"can, up to {MOST_SPIKES} times (multi), or N times. Each spike subtracts the threshold, as in Sinabs' IAF "
+        "(default: single)",
     )
     group.add_argument(
         "--min-v",
         type=float,
         metavar="V",
-        help=".nir: the floor under the potential of IF neurons that may fire several spikes a step (default: none)",
+        help=".nir: the lowest potential of IF neurons that may fire several spikes in a step (default: no limit)",
     )
 
 
@@ -230,8 +240,8 @@ def _add_width_options(group: argparse._ActionsContainer) -> None:
         "--weight-bits",
         type=_weight_bits,
         metavar=f"{WEIGHT_BITS[0]}..{WEIGHT_BITS[-1]}",
-        help=f"width of a weight, sign included; above {STORED_BITS}, two synapses in convolutions and "
-        f"recurrent layers, for 9 of few weights alone (default: {STORED_BITS})",
+        help=f"bits of a weight, sign included. Above {STORED_BITS}, a weight of a convolution or a recurrent layer "
+        f"takes two synapses; with 9 bits, only a few weights do (default: {STORED_BITS})",
     )
     group.add_argument(
         "--layer-bits",
@@ -239,39 +249,43 @@ def _add_width_options(group: argparse._ActionsContainer) -> None:
         action="extend",
         default=[],
         metavar="NAME=BITS",
-        help="another width for a layer, repeatable or separated by commas; report.json has the names",
+        help="bits of one layer's weights, if they differ from --weight-bits; repeatable or separated by commas; "
+        "report.json lists the layers' names",
     )
     group.add_argument(
         "--precision",
         choices=("fixed", "auto"),
         default="fixed",
-        help="auto: each layer gets 4 bits up to --weight-bits (here 9 by default), by what it loses on the "
-        "--calibration images, within --synapse-budget (default: %(default)s, the same for all)",
+        help="fixed: all layers get --weight-bits; auto: each layer gets between 4 bits and --weight-bits (here 9 by "
+        "default), depending on what it loses on the --calibration images. Together they keep within --synapse-budget. "
+        "The classifier and recurrent weights are left out of this (default: %(default)s)",
     )
     group.add_argument(
         "--synapse-budget",
         type=_share,
         metavar="SHARE",
-        help=f"with --precision auto: of the memory that {STORED_BITS} bits everywhere take, what the weights may "
-        f"take, up to {SHARE_MAX} (default: {SYNAPSE_BUDGET})",
+        help="with --precision auto: the memory that the weights may take, as a share of what they take at "
+        f"{STORED_BITS} bits everywhere; at most {SHARE_MAX} (default: {SYNAPSE_BUDGET})",
     )
     group.add_argument(
-        "--per-layer-exponents", action="store_true", help="one weight exponent a layer, instead of one a channel"
+        "--per-layer-exponents",
+        action="store_true",
+        help="use one weight exponent for each layer, instead of one for each channel",
     )
     group.add_argument(
         "--input-scale-exp",
         type=int,
         metavar="K",
-        help="inputs are rounded to multiples of 2^-K (default: what loses least for images and fractional frames of "
-        "--calibration, 0 for counts of events)",
+        help="round inputs to multiples of 2^-K (default: 0 for counts of events; the K that loses least for images, "
+        "and for frames if those of --calibration hold fractions)",
     )
     group.add_argument(
         "--input-range",
         type=_input_range,
         metavar="LO:HI",
-        help="what inputs lie between, such as 0:20 (--input-range=-1:1 where it begins below 0); the range is made "
-        "symmetric, and up to a power of two (default: 1.5 times what --calibration samples reach, else -4:4, and "
-        "0:255 for counts of events)",
+        help="lowest and highest input, such as 0:20 (write --input-range=-1:1 if LO is below 0). The range is made "
+        "symmetric, and is widened to a power of two (default: 1.5 times the range of the --calibration samples; "
+        "without samples, -4:4; for counts of events, at least 0:255)",
     )
 
 
@@ -280,9 +294,9 @@ def _add_calibration_options(group: argparse._ActionsContainer) -> None:
         "--calibration",
         type=Path,
         metavar="X",
-        help="images of the training set to measure ranges on and to round weights and biases for: a folder, of which "
-        "at most 256 are taken, or an array, .npy or .npz (default: ranges are estimated from the weights, and each "
-        "weight is rounded to its nearest)",
+        help="training samples, used to measure ranges and to round weights and biases: a folder (at most 256 of its "
+        "files are used), an array (.npy or .npz), or a recording of an event camera (default: ranges are estimated "
+        "from the weights, and each weight is rounded to the nearest integer)",
     )
 
 

@@ -26,28 +26,33 @@ def add_event_options(parser: argparse._ActionsContainer) -> None:
         "--bin-ms",
         type=_milliseconds,
         metavar="MS",
-        help="of a recording of an event camera: a frame holds so many milliseconds, and T frames are a sample "
+        help="recording of an event camera: length of a frame in milliseconds; every T frames make a sample "
         "(default: the whole recording is one sample of T frames)",
     )
-    parser.add_argument("--bin-events", type=positive_int, metavar="N", help="likewise: a frame holds so many events")
+    parser.add_argument(
+        "--bin-events",
+        type=positive_int,
+        metavar="N",
+        help="recording: number of events in a frame; every T frames make a sample (default: as for --bin-ms)",
+    )
     parser.add_argument(
         "--split-by",
         choices=("time", "number"),
-        help="of a recording that is one sample: its frames are equally long, or hold equally many events (default: "
-        "time)",
+        help="recording that is one sample: its frames are equally long (time), or hold equally many events (number) "
+        "(default: time)",
     )
     parser.add_argument(
         "--sensor-size",
         type=_size,
         metavar="WIDTHxHEIGHT",
-        help="pixels of a recording's sensor (default: as the file states them)",
+        help="recording: size of the sensor in pixels (default: as the file says)",
     )
-    parser.add_argument("--pool", type=positive_int, metavar="K", help="of a recording: count K x K pixels as one")
+    parser.add_argument("--pool", type=positive_int, metavar="K", help="recording: count K x K pixels as one")
     parser.add_argument(
         "--keep-middle",
         action="store_true",
-        help="of a recording: cut a sensor larger than the network's input to its middle, and surround a smaller one "
-        "with pixels without events",
+        help="recording: if the sensor is larger than the network's input, keep its middle; if it is smaller, "
+        "surround it with pixels without events",
     )
 
 

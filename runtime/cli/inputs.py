@@ -25,20 +25,21 @@ def add_input_options(parser: argparse._ActionsContainer, *, required: bool = Tr
         type=Path,
         required=required,
         metavar="X",
-        help="a folder of images; or images (N, C, H, W) or event frames (N, T, C, H, W) as .npy or .npz; pixels of 8 "
-        f"bits are divided by 255; or a recording of an event camera ({RECORDINGS})",
+        help="a folder of images or recordings; or images (N, C, H, W) or event frames (N, T, C, H, W) as .npy or "
+        f".npz; or a recording of an event camera ({RECORDINGS}). Pixels of 8 bits are divided by 255",
     )
     parser.add_argument(
         "--samples",
         type=positive_int,
         metavar="N",
-        help="use N samples only: the first; of a folder with folders of classes, the first of each class",
+        help="use only the first N samples; from a folder with a folder for each class, use the first of each class, "
+        "N in all",
     )
     parser.add_argument(
         "--labels",
         type=Path,
         metavar="L.npy",
-        help="true classes (N,), to measure accuracy (default: of images in folders of classes, those of these names)",
+        help="true classes (N,), to measure accuracy (default: the folders' names, if each class has a folder)",
     )
     add_event_options(parser)
 

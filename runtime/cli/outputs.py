@@ -26,7 +26,7 @@ def add_json_option(group: argparse._ActionsContainer, metavar: str, what: str) 
         "--json",
         type=Path,
         metavar=metavar,
-        help=f"{what}; - for standard output, which then holds nothing else (all that is for people goes to standard "
+        help=f"{what}; - means standard output, which then holds nothing else (all output for people goes to standard "
         "error)",
     )
 

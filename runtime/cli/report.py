@@ -36,12 +36,18 @@ if TYPE_CHECKING:
 
 ONE_A_BUILD = MappingProxyType(
     {
-        "verify": ("R.json", "what resformer-verify --json wrote; of several builds one each, in their order"),
+        "verify": (
+            "R.json",
+            "what resformer-verify --json wrote; for several builds, repeat the option once for each, in their order",
+        ),
         "cost": (
             "C.json",
-            "what resformer-run --cost --json wrote, likewise (default: estimated of the run of --input)",
+            "what resformer-run --cost --json wrote; one for each build (default: estimated from a run of --input)",
         ),
-        "model": ("MODEL", "with --input: what was compiled, likewise, to draw where spikes differ from its own"),
+        "model": (
+            "MODEL",
+            "with --input: what was compiled, to draw where the build's spikes differ from its own; one for each build",
+        ),
     }
 )
 """Options that name one file for each build: the placeholder in the help, and what the file is."""
@@ -59,18 +65,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="resformer-report",
-        description="Show a build, or compare several, on one page that needs no network.",
-        epilog="Without --input the page shows what the builds alone tell, and says what is missing. Exit status: 0 "
-        "done, 1 failed, 2 wrong usage.",
+        description="Show a build, or compare several, on one page that opens without the internet.",
+        epilog="Without --input, the page shows only what the builds themselves hold, and says what is missing. Exit "
+        "status: 0 done, 1 failed, 2 wrong usage.",
     )
     parser.add_argument(
         "builds",
         type=Path,
         nargs="+",
         metavar="BUILD",
-        help="folders that resformer-compile wrote; several: a comparison",
+        help="folder that resformer-compile wrote; several folders are compared",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="report.html", help="file to write")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="report.html", help="page to write")
     add_input_options(parser, required=False)
     add_run_preprocessing_options(parser)
     for name, (metavar, meaning) in ONE_A_BUILD.items():
@@ -81,13 +87,14 @@ def _parser() -> Parser:
         action="append",
         default=[],
         metavar="NAME:INDEX",
-        help="with --input: show the membrane trace of this neuron too, such as layers.0.1.up.0:3,0,5 (channel, row, "
-        "column) or its place in the population; repeatable (default: of each population a few worth a look)",
+        help="with --input: also show the membrane trace of this neuron, such as layers.0.1.up.0:3,0,5. NAME is its "
+        "population. INDEX is its channel, row and column, or its place in the population; repeatable (default: only a "
+        "few neurons of each population that are worth a look)",
     )
     parser.add_argument(
         "--chip",
         metavar=f"{{{','.join(PACKAGED)},FILE.yaml}}",
-        help="with --input: estimate the cost on another chip than the builds were placed on, or with other constants",
+        help="with --input: estimate the cost for another chip than the builds were placed on, or with other constants",
     )
     parser.add_quiet_option(parser, "errors and warnings")
     return parser

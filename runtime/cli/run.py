@@ -47,13 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="resformer-run",
-        description="Run a compiled SpikingResformer on images, in simulation.",
-        epilog="OUT.npz holds logits (N, T, classes), predictions (N,), logits_int, of a folder the files' names (N,), "
-        "the classes' names if the build holds them, "
-        "and with --record-spikes, for each LIF population, 'spikes/NAME' (numpy.packbits of the flattened spikes) and "
-        "'shape/NAME' (T, N, ...), or 'counts/NAME' (T, N, ...) of neurons that send counts; "
-        "resformer.load_spikes('OUT.npz') gives them as (N, T, ...), in the order of logits and samples. "
-        "Several processes, each on a GPU of its own, share the samples: torchrun "
+        description="Run a compiled network on samples, in simulation.",
+        epilog="OUT.npz holds logits (N, T, classes), predictions (N,) and logits_int. It also holds the files' names "
+        "(N,) if the input is a folder, and the classes' names if the build holds them. With --record-spikes, it "
+        "holds for each population 'spikes/NAME' (numpy.packbits of the flattened spikes) and 'shape/NAME' (T, N, "
+        "...), or 'counts/NAME' (T, N, ...) if the population's neurons send counts. "
+        "resformer.load_spikes('OUT.npz') returns spikes and counts as (N, T, ...), in the order of logits and "
+        "samples. Several processes can share the samples, each on a GPU of its own: torchrun "
         "--nproc-per-node 2 --no-python resformer-run ... Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
     add_running_options(parser)
@@ -61,17 +61,17 @@ def _parser() -> Parser:
     parser.add_argument(
         "--stream",
         action="store_true",
-        help="of a long recording, or of frames (steps, C, H, W) as .npy: run it in chunks, in memory that does not "
-        "depend on its length",
+        help="run a long recording, or frames (steps, C, H, W) as .npy, in chunks; the memory needed does not depend "
+        "on the length",
     )
-    parser.add_argument("--record-spikes", action="store_true", help="write every spike to the output as well")
+    parser.add_argument("--record-spikes", action="store_true", help="also write every spike to OUT.npz")
     parser.add_argument(
         "--cost", action="store_true", help="count synaptic operations, and estimate energy and time on the chip"
     )
     parser.add_argument(
         "--chip",
         metavar=f"{{{','.join(PACKAGED)},FILE.yaml}}",
-        help="with --cost or --report: another chip than the build was placed on, or other constants",
+        help="with --cost or --report: estimate for another chip than the build was placed on, or with other constants",
     )
     parser.add_argument(
         "--spread",
@@ -79,14 +79,14 @@ def _parser() -> Parser:
         nargs="?",
         const=0,
         metavar="CHIPS",
-        help="with --cost: give the slowest layers the idle cores of so many chips (default: of those in use), and "
-        "tell what that layout costs",
+        help="with --cost: give the slowest layers the idle cores of CHIPS chips (without CHIPS: of the chips in use), "
+        "and show what that layout costs",
     )
     add_json_option(parser, "R.json", "with --cost: file to write the cost to")
     parser.add_argument(
-        "--report", type=Path, metavar="FILE.html", help="page to write that shows the build and this run"
+        "--report", type=Path, metavar="FILE.html", help="page to write; it shows the build and this run"
     )
-    parser.add_quiet_option(parser, "a line of summary, errors and warnings")
+    parser.add_quiet_option(parser, "a summary of one line, errors and warnings")
     return parser
 
 

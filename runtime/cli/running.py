@@ -19,18 +19,27 @@ def add_running_options(parser: Parser) -> None:
     parser.add_argument("build", type=Path, metavar="BUILD", help="folder that resformer-compile wrote")
     add_input_options(parser)
     add_run_preprocessing_options(parser)
-    parser.add_argument("--backend", choices=tuple(BACKENDS), default=DEFAULT_BACKEND, help="(default: %(default)s)")
     parser.add_argument(
-        "--device", type=_device, default=CPU, metavar="{cpu,cuda,cuda:N}", help="where sim runs (default: %(default)s)"
+        "--backend", choices=tuple(BACKENDS), default=DEFAULT_BACKEND, help="what runs the build (default: %(default)s)"
     )
     parser.add_argument(
-        "--batch-size", type=positive_int, metavar="B", help="samples run together (default: what fits in memory)"
+        "--device",
+        type=_device,
+        default=CPU,
+        metavar="{cpu,cuda,cuda:N}",
+        help="sim: the CPU or GPU to run on (default: %(default)s)",
     )
     parser.add_argument(
-        "--stock-models", action="store_true", help="lava: use only Lava's own process models, many times slower"
+        "--batch-size",
+        type=positive_int,
+        metavar="B",
+        help="number of samples that run together (default: as many as fit in memory)",
     )
     parser.add_argument(
-        "--self-check", action="store_true", help="sim: check every product of the run, three to four times slower"
+        "--stock-models", action="store_true", help="lava: use only Lava's own process models; many times slower"
+    )
+    parser.add_argument(
+        "--self-check", action="store_true", help="sim: check every product of the run; three to four times slower"
     )
 
 

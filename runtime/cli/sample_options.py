@@ -23,32 +23,44 @@ BUILD, NONE = "build", "none"
 
 def add_preprocessing_options(parser: argparse._ActionsContainer) -> None:
     """Add options that say what is done to samples before the network takes them."""
-    resized = "of a folder: bring the shorter side to 256/224 of the network's input, and keep the middle"
+    resized = "folder of images: scale the shorter side to 256/224 of the network's input, and keep the middle"
     parser.add_argument("--resize", action="store_true", help=resized)
     _add_normalizing_options(parser)
 
 
 def add_run_preprocessing_options(parser: argparse._ActionsContainer) -> None:
     """Add options of a run; each overrules one step of the build's preprocessing of samples."""
-    resized = "of a folder: bring the shorter side to 256/224 of the input, and keep the middle (default: as the build)"
+    resized = (
+        "folder of images: scale the shorter side to 256/224 of the network's input, and keep the middle (default: as "
+        "the build does)"
+    )
     parser.add_argument("--resize", action=argparse.BooleanOptionalAction, help=resized)
     _add_normalizing_options(parser)
     parser.add_argument(
         "--preprocessing",
         choices=(BUILD, NONE),
-        help="do what the build was compiled with, or nothing, to whatever samples are given (default: what the build "
-        "was compiled with, but nothing to arrays with negative values, which are normalized already)",
+        help="do the build's preprocessing (build), or none of it (none), whatever the samples are (default: do it, "
+        "but not for an array of floating-point images with a negative value if the build's mean is above 0, because "
+        "these are normalized already)",
     )
 
 
 def _add_normalizing_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
-        "--mean", type=_numbers, metavar="M,M,M", help="subtracted from the samples, one number, or one a channel"
+        "--mean",
+        type=_numbers,
+        metavar="M,M,M",
+        help="subtract this from the samples: one number, or one for each channel",
     )
     parser.add_argument(
-        "--std", type=_numbers, metavar="S,S,S", help="what the samples are divided by after that, likewise"
+        "--std",
+        type=_numbers,
+        metavar="S,S,S",
+        help="divide the samples by this, after --mean: one number, or one for each channel",
     )
-    parser.add_argument("--normalize", choices=("imagenet",), help="subtract and divide by ImageNet's own")
+    parser.add_argument(
+        "--normalize", choices=("imagenet",), help="use ImageNet's mean and standard deviation for --mean and --std"
+    )
 
 
 def check_preprocessing_usage(arguments: argparse.Namespace, *paths: Path) -> None:

@@ -75,13 +75,14 @@ class Parser(argparse.ArgumentParser):
             type=_factor,
             default=1.0,
             metavar="TIMES",
-            help="for large files that you trust: multiply what a file may declare, hold and take (default: 1)",
+            help="for large files that you trust: multiply the limits on what a file may declare and hold, and on the "
+            "memory that it may take (default: 1)",
         )
         self.add_argument(
             "--print-completion",
             action=PrintCompletion,
             metavar=f"{{{','.join(SHELLS)}}}",
-            help="print what makes a shell complete this command's options and files, and do nothing else",
+            help="print a script that makes this shell complete the command's options and files, and do nothing else",
         )
 
     def add_quiet_option(self, group: argparse._ActionsContainer, printed: str) -> None:

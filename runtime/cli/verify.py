@@ -43,54 +43,61 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="resformer-verify",
-        description="Compare a compiled SpikingResformer with its checkpoint, spike for spike.",
-        epilog="The last three lines are the verdict: the same spikes (E1 to E3), accuracy, and what to know of both. "
-        "Several processes, each on a GPU of its own, share the samples: torchrun --nproc-per-node 2 --no-python "
-        "resformer-verify ... Exit status: 0 equivalent and as accurate as demanded, 1 failed or not, 2 wrong usage.",
+        description="Compare a compiled network with the original, spike for spike.",
+        epilog="The last three lines are the verdict: whether the spikes are the same (E1 to E3), what became of "
+        "accuracy, and what to know about both. Several processes can share the samples, each on a GPU of its own: "
+        "torchrun --nproc-per-node 2 --no-python resformer-verify ... Exit status: 0 equivalent and as accurate as "
+        "demanded, 1 failed, not equivalent, or less accurate than demanded, 2 wrong usage.",
     )
     add_running_options(parser)
     parser.add_argument(
         "--model",
         type=Path,
         metavar="MODEL",
-        help="the checkpoint that was compiled; without it, E1 and E4 are not run",
+        help="the original: the checkpoint, .nir file or .net file that was compiled; without it, the checks E1 and E4 "
+        "are not run",
     )
     parser.add_argument(
         "--model-code",
         type=_reference,
         metavar="PACKAGE.MODULE:FUNCTION",
-        help="your own class on the left of E1: a function without arguments that returns it, found from the current "
-        "folder; MODEL's weights are loaded into it. It is imported and run, so name only code that you trust",
+        help="take your own network, not resformer's, for the left side of E1: FUNCTION takes no arguments and returns "
+        "the network. The current folder is searched first. MODEL's weights are loaded into the network. The code is "
+        "imported and run, so name only code that you trust",
     )
     parser.add_argument(
         "--local",
         action="store_true",
-        help="feed each layer the original's inputs, and say which one to blame for what quantization changed",
+        help="with --model: feed each layer the inputs that it has in the original, and say which layer to blame for "
+        "what quantization changed",
     )
     parser.add_argument(
         "--local-plot",
         type=_plot_path,
         metavar="P.png",
-        help=f"file to draw that in as well, {_either(PLOT_SUFFIXES)} (needs matplotlib)",
+        help="with --model: do what --local does, and draw the result in this file, "
+        f"{_either(PLOT_SUFFIXES)} (needs matplotlib)",
     )
     parser.add_argument(
         "--min-agreement",
         type=_share,
         metavar="SHARE",
-        help="exit with 1 if the top-1 classes of fewer samples agree with the original's: 0 to 1, 0.9 for 90 percent",
+        help="with --model: exit with 1 if a smaller share of the samples than this has the same top-1 class as in the "
+        "original: 0 to 1, such as 0.9 for 90 percent",
     )
     parser.add_argument(
         "--max-accuracy-drop",
         type=_share,
         metavar="SHARE",
-        help="exit with 1 if accuracy drops by more, a share of the samples: 0 to less than 1, 0.01 for one point",
+        help="with --model and labels: exit with 1 if accuracy drops by more than this share of the samples: 0 to less "
+        "than 1, such as 0.01 for one point",
     )
     add_json_option(parser, "R.json", "file to write the results to")
     parser.add_argument(
         "--report",
         type=Path,
         metavar="FILE.html",
-        help="page to write that shows the build, these results, and a run of the first samples",
+        help="page to write; it shows the build, these results, and a run of the first samples",
     )
     parser.add_quiet_option(parser, "the verdict, errors and warnings")
     return parser
