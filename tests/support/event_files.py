@@ -52,6 +52,8 @@ def write_evt2(path: Path, events: Recording, header: str = "% geometry 34x34\n"
 
 def write_evt3(path: Path, events: Recording, header: str = "% format EVT3;height=34;width=34\n") -> None:
     """EVT 3.0: words of 16 bits; every other run of events of one row and time is vectors of 12 or 8 columns."""
+    if len(events.x) and not 0 <= np.min(events.x) <= np.max(events.x) < 1 << 11:
+        raise ValueError("columns of EVT 3 have 11 bits")
     words, high, low, vectors = [], -1, -1, False
     start, count = 0, len(events.t)
     while start < count:
