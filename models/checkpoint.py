@@ -21,7 +21,7 @@ from resformer.models.layers import NeuronKind
 from resformer.models.limits import quote
 from resformer.models.reading import read
 from resformer.models.spikingresformer import Architecture, Rounding, SpikingResformer
-from resformer.models.weights import StateDict, check_values, find_weights, note_half_precision
+from resformer.models.weights import TOP_LEVEL, StateDict, check_values, find_weights, note_half_precision
 
 __all__ = [
     "SETTINGS",
@@ -107,10 +107,7 @@ def _load(path: Path, weights_key: str | None) -> Checkpoint:
     content, stored = read(path)
     weights = find_weights(content, weights_key)
     state = weights.state
-    # settings lie beside the weights, never among them
-    notes: Mapping[object, object] = {}
-    if isinstance(content, Mapping) and weights.key in content:
-        notes = content
+    notes = _beside(content, weights.key)
     architecture = infer_architecture(state)
     check_shapes(state, architecture)
     check_values(state)
@@ -139,6 +136,17 @@ def _load(path: Path, weights_key: str | None) -> Checkpoint:
         notes=weights.notes + (note_half_precision(state) if quantization is None else ()),
         stated=frozenset(stated | ({"feature_rounding"} if rounding else set())),
     )
+
+
+def _beside(content: object, key: str) -> Mapping[object, object]:
+    """The entries beside the weights, where settings lie: of all mappings that lead to them, the innermost first."""
+    found: dict[object, object] = {}
+    for part in () if key == TOP_LEVEL else key.split("."):
+        if not isinstance(content, Mapping) or part not in content:
+            break
+        found |= content
+        content = content[part]
+    return found
 
 
 def settings(model: SpikingResformer) -> dict[str, object]:

@@ -168,6 +168,20 @@ def test_saved_and_loaded_the_network_computes_the_same(state: StateDict, path: 
     assert torch.load(path, weights_only=True)["model"].keys() == state.keys()
 
 
+@pytest.mark.parametrize(("key", "inside"), [("model_ema", False), ("ema.module", False), ("trainer.model", True)])
+def test_settings_lie_beside_all_that_leads_to_the_weights(path: Path, key: str, inside: bool) -> None:
+    """They may lie at the file's top level, or in the mapping that holds the weights."""
+    model = SpikingResformer(dataclasses.replace(SMALL, neuron="IF"), timesteps=3, image_size=8)
+    save_checkpoint(model, path)
+    content = torch.load(path, weights_only=True)
+    outer, _, last = key.rpartition(".")
+    nested = {last: content.pop("model"), **(content if inside else {})}
+    torch.save({"epoch": 1, **({outer: nested} if outer else nested), **({} if inside else content)}, path)
+    for chosen in (None, key):
+        read = load_checkpoint(path, weights_key=chosen)
+        assert (read.weights_key, read.timesteps, read.image_size, read.architecture.neuron) == (key, 3, 8, "IF")
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("timesteps", 0), ("image_size", -8), ("timesteps", "4"), ("image_size", 2.5)]
 )
