@@ -77,6 +77,8 @@ class Given:
         accuracy_absent: Why the labels are not known; None if they are.
         classes: The names of the network's classes, if they are known.
         preprocessing: What was done to the samples.
+        build_preprocessing: What the build for which they were read does to samples.
+        prepared_otherwise: Whether a warning says that samples are preprocessed in another way than the build says.
         warnings: What is doubtful in how they were read, a sentence each.
         notes: What was chosen in reading them, a sentence each.
     """
@@ -88,6 +90,8 @@ class Given:
     accuracy_absent: str | None = None
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing = NO_PREPROCESSING
+    build_preprocessing: Preprocessing = NO_PREPROCESSING
+    prepared_otherwise: bool = False
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -156,6 +160,7 @@ def read_given(
     held: Held = NOTHING_HELD,
     preprocessing: Preprocessing | None = None,
     binning: Binning | None = None,
+    tell_rounding: bool = True,
 ) -> Given:
     """Samples and their classes, checked against a program.
 
@@ -168,6 +173,7 @@ def read_given(
             ``is_normalized_already``. Its class names are matched with the names of a folder's folders.
         preprocessing: What is done to these samples, whatever they are, instead of the build's preprocessing.
         binning: How a recording of an event camera becomes frames; None: the whole recording is one sample.
+        tell_rounding: Whether to warn if encoding loses much of the samples.
 
     Raises:
         ResformerError: The samples are damaged, do not fit the program, or are fewer than ``samples``; a preprocessing
@@ -179,7 +185,7 @@ def read_given(
             raise InputError(f"samples: were read already, so {late} comes too late; say it where they are read")
         if samples is not None:
             _require_enough("samples", len(images.samples), samples)
-        given = images if samples is None else images.first(samples)
+        given = _fitting(images if samples is None else images.first(samples), program, held)
         if labels is None:
             return given
         return replace(given, labels=_labels(labels, len(given.samples), program), accuracy_absent=None)
@@ -219,7 +225,7 @@ def read_given(
     # the usual steps suit the pixels of image files, so these are not decoded once more just to measure the rounding;
     # counts of events are whole numbers, and rounding changes none of them
     counts = isinstance(found.samples, EventFolder) and not used.normalizes
-    if not counts and (found.names is None or program.input.op.signal.scale_exp == 0):
+    if tell_rounding and not counts and (found.names is None or program.input.op.signal.scale_exp == 0):
         warn_of_rounding(normalized, program, found.source)
     return Given(
         normalized,
@@ -228,9 +234,33 @@ def read_given(
         accuracy_absent=absent,
         classes=held.classes,
         preprocessing=used,
+        build_preprocessing=held.preprocessing,
+        prepared_otherwise=bool(differs),
         warnings=(*found.warnings, *differs),
         notes=notes,
     )
+
+
+def _fitting(given: Given, program: Scheduled, held: Held) -> Given:
+    """Samples that were read before, perhaps for another program, checked against this one.
+
+    Raises:
+        InputError: They have another shape than the program's samples, or a class that it does not tell apart.
+    """
+    first = given.samples.real(0, 1).shape[1:]
+    if first[-3:] != program.input.shape or first[:-3] not in ((), (program.timesteps,)):
+        wanted = ", ".join(map(str, program.input.shape))
+        raise InputError(
+            f"samples: each was read as {first}, this network takes ({wanted}) or ({program.timesteps}, {wanted}); "
+            "read them with this network"
+        )
+    if given.labels is not None:
+        check_labels(given.labels, len(given.labels), program.output.shape[0], "labels")
+    of_folder, channels = given.names is not None, program.input.shape[0]
+    if held.preprocessing.is_same(given.build_preprocessing, channels, of_folder=of_folder):
+        return given
+    differs = disagreement(held.preprocessing, given.preprocessing, channels, of_folder=of_folder)
+    return replace(given, prepared_otherwise=bool(differs), warnings=(*given.warnings, *differs))
 
 
 def open_recording(
@@ -355,14 +385,17 @@ def describe_verification(result: Verification, given: Given) -> Verification:
         result,
         classes=given.classes,
         preprocessing=given.preprocessing,
+        prepared_otherwise=given.prepared_otherwise,
         accuracy_absent=given.accuracy_absent,
         warnings=(*result.warnings, *given.warnings),
         notes=(*given.notes, *result.notes),
     )
 
 
-def warn_of_rounding(samples: Samples, program: Scheduled, source: str) -> None:
+def warn_of_rounding(samples: Samples, program: Scheduled, source: str) -> bool:
     """Warn if encoding loses much of the samples, as where a program of whole counts is given fractional frames.
+
+    Returns whether there was anything to warn of.
 
     Args:
         samples: The samples as the program's network is given them.
@@ -373,6 +406,7 @@ def warn_of_rounding(samples: Samples, program: Scheduled, source: str) -> None:
     warning = rounding_warning(rounding_cost(samples, program.input.op.signal.scale_exp), source, finest)
     if warning is not None:
         warnings.warn(warning, SampleWarning, stacklevel=2)
+    return warning is not None
 
 
 def _labels(labels: Any, count: int, program: Scheduled) -> npt.NDArray[np.int64]:

@@ -15,7 +15,7 @@ import torch
 from resformer.compiler.ir import float_interpreter, neurons, reference
 from resformer.compiler.ir.arrays import InvariantError, require
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.ops import LIF, CubaLIF, MultiSpikeIF, Spiking
+from resformer.compiler.ir.ops import LIF, CubaLIF, MultiSpikeIF, PromptCubaLIF, Spiking
 from resformer.compiler.ir.primitives import (
     DiscreteCubaLIF,
     Neurons,
@@ -265,7 +265,13 @@ def _integer_steps(program: Program, name: str, a: Int64Array, spikes: Int64Arra
         )
     elif isinstance(op, Spiking):
         thresholds, added = op.thresholds, _added_beside_current(op, axes)
-        rows.extend((each.u + added, each.charged, each.v, each.spikes.astype(np.int64)) for each in op.steps(a))
+        dropped: Any = 0
+        for each in op.steps(a):
+            rows.append((each.u + added, each.charged - dropped, each.v, each.spikes.astype(np.int64)))
+            if isinstance(
+                op, PromptCubaLIF
+            ):  # it loses its drop before it is compared, and only gets it back if silent
+                dropped = op.v_drop * (each.v > op.thresholds << LOIHI.a_shift)
     current, potential, left, fired = (np.stack(each).reshape(*a.shape[:2], -1) for each in zip(*rows, strict=True))
     require(bool((fired == spikes.reshape(fired.shape)).all()), f"{name}: the potentials are not those that fired")
     shape = program[name].shape

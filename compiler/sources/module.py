@@ -40,7 +40,7 @@ def from_module(given: ModuleInput, options: CompileOptions) -> Imported:
             f"{next(iter(traced.alone))}: the module's code merges T and samples before these neurons, so that it is "
             "right of one sample at a time: so the program runs them, and so verify runs the module"
         )
-    kind = type(module)
+    kind = type(twin)
     parameters = sum(each.numel() for each in module.parameters())
     samples = as_samples(given.example, traced.axes, traced.sample_axes)
     named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced, samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,11 +23,12 @@ from resformer.compiler.ir.program import Scheduled, layer_names, real_weight
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.target import LOIHI
+from resformer.errors import InputError
 from resformer.runtime.run.encode import checksums, decode, encode, predict, real_logits
 from resformer.runtime.run.trace import Comparison
 from resformer.runtime.verify.local import Layer, LayerTally, LocalComparison
 from resformer.runtime.verify.nir_network import NirNetwork
-from resformer.runtime.verify.torch_network import TorchNetwork
+from resformer.runtime.verify.torch_network import ModuleNetwork, TorchNetwork
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -40,6 +42,9 @@ CURRENT_TOLERANCE = UNIT // 4
 """How far a current in SpikingJelly may be from the program's, in 1/64 of its unit. Both are whole units apart from the
 tie shift, which a product of attention adds up a few thousand times at most: 2^12 * 2^-30 * 2^13 = 1/32 unit."""
 
+
+LOGIT_TOLERANCE = 1e-6
+"""How far a float graph's logits may be from the original's, relative to the largest: folding changes last bits."""
 
 Spread: TypeAlias = tuple[tuple[int, int], list[int], list[int]]
 """The size of an enlarged image, and which rows and which columns of it are the original image's."""
@@ -94,12 +99,47 @@ class Sides:
         return replace(self, original=original, quantized=quantized)
 
 
+@dataclass
+class LogitErrors:
+    """How far a float graph's logits are from the original's.
+
+    Attributes:
+        largest: The largest magnitude of the original's logits, or one.
+        error: The largest difference of a logit.
+        summed: The same, if the original returns sums over T where the graph's logits are means; otherwise infinite.
+        classes: How many samples have another class.
+    """
+
+    largest: float = 1.0
+    error: float = 0.0
+    summed: float = 0.0
+    classes: int = 0
+
+    def add(self, logits: Float64Array, expected: Float64Array) -> None:
+        """Add logits of some samples: the graph's, (T, N, classes), and the original's, the same or (1, N, classes)."""
+        once = len(expected) < len(logits)
+        summed = float(logit_errors(logits * len(logits), expected).max()) if once else math.inf
+        classes = int(np.count_nonzero(predict(logits) != predict(expected)))
+        error = float(logit_errors(logits, expected).max())
+        self.merge(LogitErrors(float(np.abs(expected).max()), error, summed, classes))
+
+    def merge(self, other: LogitErrors) -> None:
+        """Add the logits of other samples."""
+        self.largest, self.error = max(self.largest, other.largest), max(self.error, other.error)
+        self.summed, self.classes = max(self.summed, other.summed), self.classes + other.classes
+
+    @property
+    def agree(self) -> bool:
+        """Whether the logits are the same, or sums over T of the same, but for rounding."""
+        return min(self.error, self.summed) <= LOGIT_TOLERANCE * self.largest
+
+
 class Tally:
     """The counts of comparing some samples.
 
     Attributes:
         float_graph: E1, by graph: the original's spikes against the graph's.
-        float_logits_error: E1, by graph: the largest difference of a logit.
+        float_logits: E1, by graph: how far its logits are from the original's.
         backend: E2: spikes, graded values and logits of the reference interpreter against the backend's.
         quantized: E3: spikes of ``quantized.pt`` against the backend's, in samples in which no value that spikes depend
             on was clipped.
@@ -124,7 +164,7 @@ class Tally:
         program = sides.program
         spiking = program.spiking_names
         self.float_graph = {stage: Comparison(spiking) for stage in sides.graphs}
-        self.float_logits_error = dict.fromkeys(sides.graphs, 0.0)
+        self.float_logits = {stage: LogitErrors() for stage in sides.graphs}
         self.backend = Comparison(recorded_names(program))
         self.quantized, self.saturated, self.currents = (Comparison(spiking) for _ in range(3))
         self.quantized_logits_error = 0.0
@@ -145,7 +185,7 @@ class Tally:
         """Add the counts of the samples that follow these."""
         for stage, comparison in self.float_graph.items():
             comparison.merge(other.float_graph[stage])
-            self.float_logits_error[stage] = max(self.float_logits_error[stage], other.float_logits_error[stage])
+            self.float_logits[stage].merge(other.float_logits[stage])
         for name in ("backend", "quantized", "saturated", "currents", "original", "local"):
             getattr(self, name).merge(getattr(other, name))
         self.quantized_logits_error = max(self.quantized_logits_error, other.quantized_logits_error)
@@ -224,7 +264,9 @@ def _compare_float_graphs(batch: _Batch, original: TorchNetwork | NirNetwork) ->
     """E1: the original against each float graph; the original's spikes are kept for E4."""
 
     def keep(name: str, _currents: torch.Tensor, spikes: torch.Tensor) -> None:
-        batch.original[name] = batch.sent(name, spikes)
+        sent = batch.sent(name, spikes)
+        _require_whole(name, sent, batch.shaped(name, spikes))
+        batch.original[name] = sent
 
     logits = original.run(batch.samples, keep)
     tally = batch.tally
@@ -235,7 +277,7 @@ def _compare_float_graphs(batch: _Batch, original: TorchNetwork | NirNetwork) ->
         # most passes find nothing to change in a network, and then the graph need not run again
         if previous is not None and graph.is_made_of(previous[1]):
             comparison.merge(tally.float_graph[previous[0]])
-            tally.float_logits_error[stage] = tally.float_logits_error[previous[0]]
+            tally.float_logits[stage].merge(tally.float_logits[previous[0]])
             continue
         previous = stage, graph
 
@@ -243,8 +285,23 @@ def _compare_float_graphs(batch: _Batch, original: TorchNetwork | NirNetwork) ->
             if name in batch.original:
                 comparison.add(name, batch.sent(name, value) != batch.original[name], batch.indices)
 
-        error = logit_errors(float_interpreter.run(graph, batch.samples, observe=compare).numpy(), logits)
-        tally.float_logits_error[stage] = float(error.max())
+        made = float_interpreter.run(graph, batch.samples, observe=compare).numpy()
+        tally.float_logits[stage].add(made, logits)
+
+
+def _require_whole(name: str, sent: SpikeArray, fired: SpikeArray) -> None:
+    """Check that a population of the original sends what the program's can: spikes, or whole counts of spikes.
+
+    Raises:
+        InputError: It sends something else, such as spikes of 0.5.
+    """
+    others = fired[sent != fired]
+    if others.size:
+        wanted = "0 or 1" if sent.dtype == np.bool_ else "whole numbers"
+        raise InputError(
+            f"{name}: the original's neurons send {others[0]:g} where those of the build send {wanted}; give the "
+            "network that was compiled"
+        )
 
 
 def logit_errors(logits: Float64Array, expected: Float64Array) -> Float64Array:
@@ -266,10 +323,14 @@ def _run_quantized(
     program = batch.sides.program
     spikes: dict[str, BoolArray] = {}
     currents: dict[str, npt.NDArray[np.int32]] = {}
+    levels = quantized.levels if isinstance(quantized, ModuleNetwork) else ()
+    written = {each.name: each for each in levels if each is not None and each.threshold is not None}
 
     def keep(name: str, current: torch.Tensor, fired: torch.Tensor) -> None:
         spikes[name] = batch.sent(name, fired)
         op = program[name].op
+        if name in written:  # ``current`` is the potential, in thresholds
+            current = written[name].currents(current, fired)
         if isinstance(op, IntegerLIF):  # ``current`` is the potential that it clamps, in thresholds
             unit: Any = op.vth * UNIT
         else:

@@ -13,12 +13,13 @@ from resformer.compiler.ir.ops import Dense, Output, Relay, SumPool2d
 from resformer.compiler.ir.program import Scheduled, layer_names, real_weight
 from resformer.compiler.samples.arrays import Samples
 from resformer.runtime.run.trace import Comparison, require_complete
-from resformer.runtime.verify.checks import Sides, Tally, differing_weights, recorded_names
+from resformer.runtime.verify.checks import LogitErrors, Sides, Tally, differing_weights, recorded_names
 from resformer.runtime.verify.diverge import backend_divergence, float_divergence, quantized_divergence
 from resformer.runtime.verify.graphs import A_FILE
 from resformer.runtime.verify.nir_network import NirNetwork
 from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, ORIGINAL, QUANTIZED, Check, Counts
 from resformer.runtime.verify.torch_network import TorchNetwork
+from resformer.runtime.verify.user_network import UserNetwork
 
 
 def judge(
@@ -55,6 +56,7 @@ def _float_graph(
     """E1: the original against all float graphs."""
     assert tally.float_graph.keys() == sides.graphs.keys()
     divergence = None
+    readouts_agree = all(_same_readout(original, logits) for logits in tally.float_logits.values())
     for stage, comparison in tally.float_graph.items():
         require_complete(f"{FLOAT_GRAPH}, {stage}", comparison.compared, expected)
         if comparison.first is not None and divergence is None:
@@ -65,7 +67,7 @@ def _float_graph(
     return Check(
         layers=_sum([_counts(comparison) for comparison in tally.float_graph.values()]),
         demanded=True,
-        passed=not any(comparison.wrong for comparison in tally.float_graph.values()),
+        passed=readouts_agree and not any(comparison.wrong for comparison in tally.float_graph.values()),
         note=compared_graphs(sides.graphs),
         divergence=divergence,
         extra={
@@ -73,12 +75,27 @@ def _float_graph(
                 stage: {
                     "compared": comparison.total,
                     "mismatched": comparison.wrong,
-                    "logits_max_difference": tally.float_logits_error[stage],
+                    "logits_max_difference": tally.float_logits[stage].error,
                 }
                 for stage, comparison in tally.float_graph.items()
             }
         },
     )
+
+
+def _same_readout(original: TorchNetwork | NirNetwork, logits: LogitErrors) -> bool:
+    """Whether a float graph reads the original's spikes out as the original does.
+
+    Code of the user's own may return something else than logits, such as probabilities; then classes are compared.
+    """
+    return logits.agree or (isinstance(original, UserNetwork) and not logits.classes)
+
+
+def doubtful_readouts(tally: Tally) -> tuple[str, ...]:
+    """A sentence if code of the user's own returns other values than the float graphs, though the same classes."""
+    if all(each.agree or each.classes for each in tally.float_logits.values()):
+        return ()
+    return ("the code on the left of E1 returns other values than the build's logits, though the same classes",)
 
 
 def compared_graphs(stages: Collection[str]) -> str:

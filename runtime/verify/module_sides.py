@@ -17,7 +17,7 @@ from resformer.compiler.frontend.module.neurons import neurons
 from resformer.compiler.frontend.module.values import Axes
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import INSIDE, POOL_AREA, collapse, inside, spread_of
+from resformer.compiler.ir.primitives import INSIDE, POOL_AREA, as_neurons, collapse, inside, spread_of
 from resformer.compiler.ir.program import Program, layer_names
 from resformer.compiler.pipeline import MODULE, Compilation
 from resformer.errors import UnsupportedError
@@ -83,9 +83,11 @@ def gains(imported: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], network: Mod
         op = imported[name].op
         if isinstance(op, nir.LIF | nir.IF):
             own = neurons(name, node, imported[name].shape)
-            area = int(folded[name].op.metadata.get(POOL_AREA, 1))
-            gains[name] = float(collapse(op.r).flat[0] / collapse(own.r).flat[0]) / area
-    return gains
+            gains[name] = float(collapse(op.r).flat[0] / collapse(own.r).flat[0])
+    for call in network.levels:
+        if call is not None and call.threshold is not None:
+            gains[call.name] = call.threshold / float(collapse(as_neurons(imported[call.name].op).v_threshold).flat[0])
+    return {name: gain / int(folded[name].op.metadata.get(POOL_AREA, 1)) for name, gain in gains.items()}
 
 
 def require_same_spikes(compilation: Compilation, example: torch.Tensor) -> None:
@@ -151,12 +153,13 @@ def _compare(original: ModuleNetwork, graph: Graph[nir.NIRNode], samples: Float6
                 raise UnsupportedError(
                     f"{name}: {differ} of {value.numel()} spikes are not the module's on the example; it keeps a "
                     "state, draws random numbers, or treats samples unlike, and its operations do not show that: leave "
-                    "it out"
+                    "it out; if it does none of these, the compiler misread it: please report it"
                 )
 
     error = logit_errors(float_interpreter.run(graph, samples, observe=see).numpy(), logits).max()
     if error > LOGIT_TOLERANCE * max(np.abs(logits).max(), 1.0):
         raise UnsupportedError(
             f"{graph.output.name}: a logit differs from the module's by {error:.3g} on the example, though no spike "
-            "does; leave out random numbers, and what comes after the classifier"
+            "does; leave out random numbers, and what comes after the classifier; if there are none, the compiler "
+            "misread the module: please report it"
         )

@@ -95,13 +95,14 @@ class Verification(Summarized):
         source: What was compiled, in words: a checkpoint, a NIR file, a netx network or a module.
         notes: A sentence each: kernels that the backend found to be computed wrongly on this machine, what was chosen
             in reading the samples, and how the user's own network was run.
-        warnings: What is doubtful in how the samples were read, a sentence each.
+        warnings: What is doubtful in the samples, or in the code on the left of E1, a sentence each.
         predictions: The quantized network's class of each sample.
         predictions_original: The original's class of each sample, if the original was given.
         labels: The true class of each sample, if the classes are known.
         input_crc32: A checksum of each sample as the program is given it, by which a page recognises the sample.
         classes: The names of the classes, class 0 first, if they are known.
         preprocessing: What was done to the samples.
+        prepared_otherwise: Whether the samples are preprocessed in another way than the build says.
         accuracy_absent: Why there is no accuracy; None if there is.
         fired: How often each population of the backend fired, in the order of ``layers``.
         largest_input: The largest magnitude of any value of the samples.
@@ -132,6 +133,7 @@ class Verification(Summarized):
     input_crc32: tuple[int, ...] = ()
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing = NO_PREPROCESSING
+    prepared_otherwise: bool = False
     accuracy_absent: str | None = None
     ties: Mapping[str, int] = field(default_factory=dict)
     fired: Mapping[str, int] = field(default_factory=dict)
@@ -283,6 +285,10 @@ def _same_spikes(result: Verification) -> str:
 def _difference(check: Check) -> str:
     if check.mismatched:
         return f"{check.mismatched:,} of {check.compared:,} spikes differ"
+    graphs = check.extra.get("graphs", {}).values()
+    if graphs:
+        worst = max(each["logits_max_difference"] for each in graphs)
+        return f"the spikes are the same, but the logits differ by up to {worst:.3g}"
     return "the spikes are the same, but other values differ"
 
 
@@ -342,7 +348,7 @@ def _empty_agreement(result: Verification) -> str | None:
                 f"the {result.source} itself is right in {accuracy:.2%} of the samples, no better than a guess "
                 f"({guess:.2%} are of one class), {nothing}"
             )
-    elif accuracy is None and result.warnings:
+    elif accuracy is None and result.prepared_otherwise:
         # both networks are given the same samples, and may agree on samples that neither can read
         return (
             f"the samples are prepared otherwise than the build says and have no labels, {nothing} Give --labels, or "

@@ -23,7 +23,8 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context in which ``observe`` is called for each population that the module's code computes itself.
 
     ``observe`` gets what the population's rounding or comparison reads, and what the population sends, both
-    (T, N, ...). The rounding of a population of levels reads its potential, clamped.
+    (T, N, ...). The rounding of a population of levels reads its potential, clamped; a comparison reads the potential,
+    which is given in thresholds, even if the code compares the difference from the threshold.
 
     Args:
         calls: For each rounding of a forward pass, in order, the population that it belongs to, or None. If any neurons
@@ -41,7 +42,7 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
         unseen: Iterable[nn.Module] = (),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        compares = any(each is not None and each.compares for each in calls)
+        compares = any(each is not None and each.threshold is not None for each in calls)
         self.counted = ROUNDINGS | COMPARISONS.keys() if compares else ROUNDINGS
         self.unseen, self.inside, self.hooks = tuple(unseen), 0, list[RemovableHandle]()
         self.calls, self.timesteps, self.observe = calls, timesteps, observe
@@ -61,8 +62,10 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if self.count >= len(self.calls):
                 raise _other(len(self.calls))
             call, self.count = self.calls[self.count], self.count + 1
-            if call is not None and call.compares:
-                self._note(call, *(call.arranged(each.double(), self.timesteps) for each in (args[0], made)))
+            if call is not None and call.threshold is not None:
+                # code that compares v - threshold with 0 instead of v with the threshold
+                potential = (args[0].double() + (call.threshold - args[1])) / call.threshold
+                self._note(call, *(call.arranged(each.double(), self.timesteps) for each in (potential, made)))
             elif call is not None:
                 # code that rounds down has added a half, taken off here; code may clamp later, so both are clamped here
                 half = HALF if func is torch.ops.aten.floor.default else 0.0

@@ -58,7 +58,7 @@ def load_sides(build: Build, program: Scheduled, model: Path | None, user: UserN
     _same_populations(quantized, program, str(build.quantized_path))
     meant_exact = build.report["is_dyadic"] or truncates_nothing(quantized, program.timesteps)
     if model is None:
-        return Sides(program, {}, None, quantized, meant_exact=meant_exact)
+        return Sides(program, {}, None, quantized, fine_tuned=build.report["fine_tuned"], meant_exact=meant_exact)
     original = open_original(build, program, model)
     assert isinstance(original, TorchNetwork)
     assert isinstance(original.model, SpikingResformer)

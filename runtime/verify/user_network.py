@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from torch import nn
 
 from resformer.compiler.frontend.module.importer import in_float64
 from resformer.compiler.frontend.module.kinds import is_population, reset
+from resformer.compiler.frontend.module.tracing import InFloat64
 from resformer.compiler.ir.program import Scheduled
 from resformer.errors import InputError
 from resformer.runtime.verify.torch_network import SAMPLE_AXES, PopulationObserver, TorchNetwork
@@ -135,9 +137,14 @@ class UserNetwork(TorchNetwork):
         """
         given = torch.from_numpy(samples)
         with reported(self.called):
-            fired, returned = _run(self.model, self.neurons, FEEDS[self.feed](given, self.timesteps))
+            fired: dict[str, Calls] = {}
+            returned = _run(self.model, self.neurons, FEEDS[self.feed](given, self.timesteps), fired)
             steps = {name: _steps(calls, self.timesteps, len(samples)) for name, calls in fired.items()}
             _, logits = _logits(returned, self.timesteps, len(samples), self.called, (self.form,))
+            if not torch.isfinite(logits).all():
+                raise InputError(
+                    f"{self.called}: returns logits that are not finite; give the network that was compiled"
+                )
         for name, found in steps.items():
             if found is None:
                 raise InputError(f"{self.called}: {self.populations[name]} does not fire T times for each sample")
@@ -150,14 +157,19 @@ Calls: TypeAlias = "list[tuple[torch.Tensor, torch.Tensor]]"
 
 
 def _run(
-    model: nn.Module, populations: Mapping[str, nn.Module], given: torch.Tensor
-) -> tuple[dict[str, Calls], object]:
+    model: nn.Module, populations: Mapping[str, nn.Module], given: torch.Tensor, fired: dict[str, Calls]
+) -> object:
     """Run a module from rest.
 
+    Args:
+        model: The module.
+        populations: The populations to observe, by name.
+        given: The samples as the module takes them.
+        fired: Receives the calls of each population, in the order of their first calls.
+
     Returns:
-        The calls of each population, in the order of their first calls; and what the module returned.
+        What the module returned.
     """
-    fired: dict[str, Calls] = {}
     hooks = [
         node.register_forward_hook(
             lambda _node, inputs, spikes, name=name: fired.setdefault(name, []).append((inputs[0], spikes))
@@ -166,12 +178,22 @@ def _run(
     ]
     try:
         reset(model)
-        returned = model(given)
+        with InFloat64():
+            returned = model(given)
     finally:
         for hook in hooks:
             hook.remove()
         reset(model)
-    return fired, returned
+    return returned
+
+
+def _same_order(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two shapes may be groupings of the same neurons in the same order: their axes end at common places.
+
+    A view of tokens, (H * W, C) in place of (C, H, W), is none in general.
+    """
+    ends = sorted({math.prod(shape[axis:]) for shape in (one, other) for axis in range(len(shape))})
+    return all(large % small == 0 for small, large in itertools.pairwise(ends))
 
 
 def _steps(calls: Calls, steps: int, samples: int) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -216,14 +238,16 @@ def user_network(module: nn.Module, program: Scheduled, *, called: str) -> UserN
     with reported(called):
         twin = in_float64(module)
     wanted = {name: math.prod(program[name].shape) for name in program.spiking_names}
-    errors: list[InputError] = []
+    errors: list[tuple[bool, int, InputError]] = []
     for feed in _possible(program):
-        found = _tried(twin, program, wanted, feed, called)
-        if isinstance(found, UserNetwork):
-            return found
-        errors.append(found)
-    # the error of a module that ran says more than that of one whose code raised on samples of some shape
-    raise next((error for error in errors if error.__cause__ is None), errors[0])
+        fired: dict[str, Calls] = {}
+        try:
+            return _matched(twin, program, wanted, feed, called, fired)
+        except InputError as error:
+            errors.append((error.__cause__ is None, len(fired), error))
+    # the error of a module that ran says more than that of one whose code raised, and that, if it came late, more than
+    # one that came as soon as the code saw samples of another shape than it takes
+    raise max(errors, key=lambda each: each[:2])[2]
 
 
 def _possible(program: Scheduled) -> Sequence[str]:
@@ -235,19 +259,18 @@ def _possible(program: Scheduled) -> Sequence[str]:
     return ["(N, C, H, W)", *(["(N, F)"] if vectors else []), *kinds]
 
 
-def _tried(
-    module: nn.Module, program: Scheduled, wanted: Mapping[str, int], feed: str, called: str
-) -> UserNetwork | InputError:
-    """The network of a module if the module, given samples by ``feed``, runs as the program does; else the error."""
-    try:
-        return _matched(module, program, wanted, feed, called)
-    except InputError as error:
-        return error
-
-
 @torch.no_grad()
-def _matched(module: nn.Module, program: Scheduled, wanted: Mapping[str, int], feed: str, called: str) -> UserNetwork:
+def _matched(
+    module: nn.Module,
+    program: Scheduled,
+    wanted: Mapping[str, int],
+    feed: str,
+    called: str,
+    fired: dict[str, Calls],
+) -> UserNetwork:
     """The network of a module, which must run as the program does when it is given samples by ``feed``.
+
+    ``fired`` is filled with the calls of each population, even if the module's code raises after them.
 
     Raises:
         InputError: The module does not run so, or its populations are not the program's.
@@ -263,9 +286,9 @@ def _matched(module: nn.Module, program: Scheduled, wanted: Mapping[str, int], f
     given = torch.rand(axes, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED))
     own = {name: node for name, node in module.named_modules() if is_population(node)}
     with reported(f"{called}: given {feed}"):
-        fired, returned = _run(module, own, FEEDS[feed](given, steps))
+        returned = _run(module, own, FEEDS[feed](given, steps), fired)
         ran = {name: _steps(calls, steps, samples) for name, calls in fired.items()}
-        form, _ = _logits(returned, steps, samples, called)
+        form, logits = _logits(returned, steps, samples, called)
     sizes: dict[str, int] = {}
     for name, found in ran.items():
         if found is None:
@@ -289,4 +312,17 @@ def _matched(module: nn.Module, program: Scheduled, wanted: Mapping[str, int], f
                 f"{called}: {path} has {sizes[path]} neurons, {name} of the build has {wanted[name]}; give the network "
                 "that was compiled, its populations running in the same order or bearing the same names"
             )
+        found = ran[path]
+        assert found is not None
+        own_shape, shape = tuple(found[1].shape[2:]), program[name].shape
+        if not _same_order(own_shape, shape):
+            raise InputError(
+                f"{called}: {path} fires {own_shape} a step, {name} of the build {shape}, and which neuron is which "
+                "cannot be told; let it fire (T, N, C, H, W)"
+            )
+    if logits.shape[-1] != program.output.shape[0]:
+        raise InputError(
+            f"{called}: returns {logits.shape[-1]} values for a sample, the build has {program.output.shape[0]} "
+            "classes; give the network that was compiled"
+        )
     return UserNetwork(module, populations, feed, form, timesteps=steps, called=called, by_name=by_name)

@@ -28,7 +28,7 @@ from resformer.runtime.run.infer import batch_size, batches, notes_of, require_r
 from resformer.runtime.run.processes import Processes, machine_cores
 from resformer.runtime.run.trace import split
 from resformer.runtime.verify.checks import Sides, Tally, check_batch, recorded_names
-from resformer.runtime.verify.conclude import judge
+from resformer.runtime.verify.conclude import doubtful_readouts, judge
 from resformer.runtime.verify.graphs import A_FILE
 from resformer.runtime.verify.limits import NO_LIMITS, Limits
 from resformer.runtime.verify.local import rank
@@ -210,6 +210,7 @@ def verify_sides(
         ties={name: tally.ties[name] for name in program.lif_names if program[name].op.counts_ties},
         clipped=tally.clipped,
         notes=tuple(dict.fromkeys(notes)),
+        warnings=doubtful_readouts(tally),
         model_is_source=is_source,
         accuracy=_accuracy(tally, how.labels),
         local=rank(tally.layers),

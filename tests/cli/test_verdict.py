@@ -108,7 +108,12 @@ def test_saturation_ties_notes_and_assumptions_are_told(sound: Verification) -> 
 def test_what_others_count_is_told_where_it_is_there(sound: Verification) -> None:
     """Ties, doubts about the samples, and why there is no accuracy."""
     result = clean(sound, accuracy={})
-    facts = {"ties": {"a": 2, "b": 0, "c": 7}, "warnings": ("mean: not the build's",), "accuracy_absent": "no folders"}
+    facts = {
+        "ties": {"a": 2, "b": 0, "c": 7},
+        "warnings": ("mean: not the build's",),
+        "prepared_otherwise": True,
+        "accuracy_absent": "no folders",
+    }
     for name, value in facts.items():
         object.__setattr__(result, name, value)
     assert result.empty_agreement is not None
@@ -169,9 +174,10 @@ NO_BETTER = "no better than a guess (10.00% are of one class), so agreement with
         ({"accuracy": {"original": 0.13, "quantized": 0.13}}, None),
         ({"accuracy": {"original": 0.5, "quantized": 0.5}, "guess": 0.51}, None),
         ({"samples": 9, "accuracy": {"original": 0.1, "quantized": 0.1}}, None),
-        ({"guess": None, "predictions": 200 * (7,), "warnings": ("mean: not the build's",)}, "have no labels"),
+        ({"guess": None, "predictions": 200 * (7,), "prepared_otherwise": True}, "have no labels"),
+        ({"guess": None, "predictions": 200 * (7,), "warnings": ("3 events come late",)}, None),
         ({"guess": None, "predictions": 200 * (7,)}, None),
-        ({"guess": None, "predictions": (*199 * (7,), 8), "warnings": ("mean: not the build's",)}, "have no labels"),
+        ({"guess": None, "predictions": (*199 * (7,), 8), "prepared_otherwise": True}, "have no labels"),
         ({"fired": {}, "guess": None}, SILENT),
     ],
 )

@@ -17,6 +17,7 @@ from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.pipeline import CompileOptions, compile_checkpoint
 from resformer.compiler.target import LOIHI
+from resformer.errors import UnsupportedError
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.run.encode import encode, real_logits
 from support.networks import compiled, images, with_input_range
@@ -310,6 +311,26 @@ def test_logits_are_real_too() -> None:
     assert (integers.dtype, logits.dtype) == (np.int32, np.float64)
     np.testing.assert_array_equal(integers, expected)
     np.testing.assert_array_equal(logits, real_logits(expected, program))
+
+
+@pytest.mark.parametrize("name", ["logits", "logits_int", "output.real", "input.repeats", "lif.saturated", "lif.bias"])
+def test_layers_may_have_the_names_of_the_models_own_values(name: str) -> None:
+    net = ProgramBuilder((2, 3, 4))
+    spikes = net.lif("lif", net.conv("conv", "input", 4), vth=100)
+    net.dense(name, net.flatten(f"{name}.1", spikes), 5)
+    assert check(net, net.samples(3), timesteps=2).logits.any()
+
+
+def test_populations_with_the_names_of_the_models_own_values_are_not_recorded() -> None:
+    net = ProgramBuilder((2, 3, 4))
+    spikes = net.lif("logits", net.conv("conv", "input", 4), vth=100)
+    net.dense("dense", net.flatten("flatten", spikes), 5)
+    samples = net.samples(3)
+    program = with_input_range(net.finish(timesteps=2), samples)
+    found, expected = OnnxBackend().run(program, samples), reference.run(program, samples)
+    np.testing.assert_array_equal(found.logits, expected.logits)
+    with pytest.raises(UnsupportedError, match=r"logits: cannot be recorded in an ONNX model, .*; rename the"):
+        OnnxBackend().run(program, samples, record=True)
 
 
 @pytest.mark.parametrize("timesteps", range(1, 9))

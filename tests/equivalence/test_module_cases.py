@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -10,8 +14,10 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
 import resformer
+from resformer.compiler.files.build import read_build
 from resformer.errors import UnsupportedError
 from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, QUANTIZED, Verification
+from support.compare import first_difference
 
 Join = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -373,3 +379,88 @@ def test_a_max_pool_of_padded_spikes_is_one_of_more_windows(zeros: tuple[int, ..
     result = verified(lambda: between_norms(layer.SeqToANNContainer(nn.ZeroPad2d(zeros), nn.MaxPool2d(2, 2))), frames())
     assert all(result.fired.values())
     assert (result.checks[QUANTIZED].demanded, result.checks[QUANTIZED].mismatched) == (True, 0)
+
+
+VectorReadout = Callable[["Vectors", torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Vectors(nn.Module):
+    """Two populations of vectors, (T, N, 6), and a test's readout of the input and of both."""
+
+    def __init__(self, read: VectorReadout) -> None:
+        super().__init__()
+        self.first = net(layer.Linear(5, 6), neuron.IFNode())
+        self.second = net(layer.Linear(6, 6), neuron.LIFNode(v_threshold=0.1))
+        self.one, self.other = nn.Linear(6, 3), nn.Linear(6, 3)
+        self.both, self.skip = nn.Linear(12, 3), nn.Linear(5, 3)
+        self.read = read
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.first(x)
+        return self.read(self, x, a, self.second(a))
+
+
+class MapAndVector(nn.Module):
+    """The sum of two classifiers, of a map's spikes and of a vector's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = net(layer.Conv2d(2, 4, 3), lif())
+        self.second = net(layer.Linear(64, 6), neuron.LIFNode(v_threshold=0.1))
+        self.one, self.other = nn.Linear(64, 3), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.first(x).flatten(2)
+        return self.one(a) + self.other(self.second(a))
+
+
+VECTOR_READOUTS: dict[str, VectorReadout] = {
+    "two classifiers": lambda net, x, a, b: net.one(a) + net.other(b),
+    "classifier of both": lambda net, x, a, b: net.both(torch.cat([a, b], -1)),
+    "two classifiers side by side": lambda net, x, a, b: torch.cat([net.one(a), net.other(b)], -1),
+    "skip from the input": lambda net, x, a, b: net.one(b) + net.skip(x),
+    "classifier of a sum by halves": lambda net, x, a, b: net.one(a / 2 + b / 2),
+    "classifier of a weighted sum": lambda net, x, a, b: net.one(0.6 * a + 0.4 * b),
+}
+
+
+def vectors() -> torch.Tensor:
+    """(T, N, F)."""
+    return 3 * torch.rand(4, 2, 5, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("read", VECTOR_READOUTS)
+def test_readouts_of_two_populations_of_vectors(read: str) -> None:
+    assert all(verified(lambda: Vectors(VECTOR_READOUTS[read]), vectors()).fired.values())
+
+
+def test_a_readout_of_a_map_and_a_vector() -> None:
+    assert all(verified(MapAndVector, frames()).fired.values())
+
+
+def test_a_readout_of_two_populations_compiles_again_from_its_nir_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Vectors(VECTOR_READOUTS["two classifiers"]).eval()
+    resformer.compile(module, vectors(), output=tmp_path / "b")
+    first = read_build(tmp_path / "b").program()
+    again = resformer.compile(tmp_path / "b" / "network.nir").program
+    assert [(node.name, node.inputs) for node in again] == [(node.name, node.inputs) for node in first]
+    assert first_difference(replace(again, metadata=first.metadata), first) is None
+
+
+@pytest.mark.parametrize("names", [("input", "lif", "head"), ("output", "input", "head"), ("fc", "lif", "output")])
+def test_layers_may_have_the_names_of_the_graphs_own_nodes(names: tuple[str, ...], tmp_path: Path) -> None:
+    def named() -> nn.Module:
+        made = nn.Sequential(OrderedDict(zip(names, (layer.Linear(5, 6), lif(), layer.Linear(6, 3)), strict=True)))
+        functional.set_step_mode(made, "m")
+        return made
+
+    verified(named, vectors())
+    compiled = resformer.compile(named().eval(), vectors(), output=tmp_path / "b")
+    again = resformer.compile(tmp_path / "b" / "network.nir").program
+    assert [node.name for node in again] == [node.name for node in compiled.program]
+
+
+def test_torch_compile_is_unwrapped() -> None:
+    plain = net(layer.Linear(5, 6), lif(), layer.Linear(6, 3))
+    assert list(verified(lambda: cast("nn.Module", torch.compile(plain)), vectors()).fired) == ["1"]

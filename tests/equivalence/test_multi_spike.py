@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nir
 import numpy as np
@@ -22,7 +23,7 @@ from resformer.compiler.ir.program import Program, may_clip
 from resformer.compiler.pipeline import CompileOptions, compile_network
 from resformer.compiler.samples.arrays import check_samples
 from resformer.compiler.save.build import write_build
-from resformer.errors import FileFormatError, ResformerWarning, UnsupportedError
+from resformer.errors import FileFormatError, InputError, ResformerWarning, UnsupportedError
 from resformer.runtime.cli.compile_options import main
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.verify import main as verify_main
@@ -203,6 +204,34 @@ def test_its_own_file_compiles_again(tmp_path: Path) -> None:
     write_build(compile_network(network(tmp_path), OPTIONS), tmp_path / "b", ["sim"], OPTIONS)
     again = compile_network(tmp_path / "b" / "network.nir").program
     assert first_difference(again, read_build(tmp_path / "b").program()) is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "options", "words"),
+    [
+        ({"reset": "soft"}, {"spikes_per_step": 5}, "--spikes-per-step has no effect"),
+        ({"spikes_per_step": 2}, {"spikes_per_step": 5}, "--spikes-per-step has no effect"),
+        ({}, {"min_v": -1.0}, "--min-v has no effect"),
+        ({"spikes_per_step": 2, "min_v": -2.0}, {"min_v": -1.0}, "--min-v has no effect"),
+        ({}, {"spikes_per_step": 5, "min_v": 5.0}, "--min-v is 5; give a number no larger than 0"),
+        ({}, {"spikes_per_step": 5, "min_v": np.nan}, "--min-v is nan"),
+        ({}, {"spikes_per_step": 0}, "--spikes-per-step is 0; give a whole number of 1 to 255"),
+        ({}, {"spikes_per_step": 256}, "--spikes-per-step is 256"),
+        ({}, {"spikes_per_step": 5, "min_v": -1.0}, None),
+        ({"spikes_per_step": 2}, {"min_v": -1.0}, None),
+        ({}, {"spikes_per_step": 1}, None),
+    ],
+)
+def test_options_have_an_effect_or_are_refused(
+    tmp_path: Path, metadata: dict[str, Any], options: dict[str, Any], words: str | None
+) -> None:
+    layers = (nir.Linear(np.eye(3)), nir.IF(np.ones(3), np.ones(3), metadata=metadata))
+    path = write(tmp_path / "n.nir", chain((3,), *layers))
+    if words is None:
+        assert compile_network(path, CompileOptions(**TIME, **options)).program.spiking_names == ("n1",)
+    else:
+        with pytest.raises(InputError, match=words):
+            compile_network(path, CompileOptions(**TIME, **options))
 
 
 def test_what_it_cannot_be_is_refused(tmp_path: Path) -> None:

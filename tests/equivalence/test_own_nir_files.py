@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import nir
@@ -16,6 +17,7 @@ from spikingjelly.activation_based import neuron
 from resformer.compiler.files.build import read_build
 from resformer.compiler.ir.program import Program
 from resformer.compiler.pipeline import (
+    NIR,
     OWN,
     OWN_MODULE,
     CompileOptions,
@@ -110,6 +112,34 @@ def test_the_kind_of_input_is_the_files_unless_it_is_chosen(tmp_path: Path) -> N
     path = tmp_path / "b" / "network.nir"
     for chosen, kind in ((None, "frames"), ("frames", "frames"), ("static", "static")):
         assert compile_network(path, CompileOptions(input_kind=chosen)).program.metadata["input"] == kind
+
+
+def test_an_edited_file_keeps_its_kind_of_input(tmp_path: Path) -> None:
+    """Counts would otherwise be read as pixels, and divided by 255."""
+    frames = CompileOptions(dt=1e-4, timesteps=2, input_kind="frames")
+    layers = chain((5,), nir.Linear(np.eye(4, 5)), nir_lif((4,)))
+    write_build(compile_nir(write(tmp_path / "n.nir", layers), frames), tmp_path / "b", ["sim"], frames)
+    ours = nir.read(tmp_path / "b" / "network.nir")
+    (last,) = (source for source, target in ours.edges if target == "output")
+    nodes = {**ours.nodes, "fc": nir.Linear(np.eye(2, 4)), "lif": nir_lif((2,))}
+    nodes["output"] = nir.Output({"output": np.array([2])})
+    edges = [edge for edge in ours.edges if edge[1] != "output"] + [(last, "fc"), ("fc", "lif"), ("lif", "output")]
+    path = write(tmp_path / "edited.nir", nir.NIRGraph(nodes, edges, metadata=ours.metadata, type_check=False))
+    assert nir_route(path) is NIR
+    for chosen, kind in ((None, "frames"), ("frames", "frames"), ("static", "static")):
+        compilation = compile_network(path, CompileOptions(input_kind=chosen))
+        assert compilation.program.metadata["input"] == kind
+        told = [each for each in compilation.source.notes if "samples are frames of counts" in each]
+        assert len(told) == (chosen is None)
+
+
+@pytest.mark.parametrize("option", [{"reset": "soft"}, {"spikes_per_step": 1}, {"min_v": -1.0}])
+def test_options_for_other_tools_files_are_refused(tmp_path: Path, option: dict[str, Any]) -> None:
+    time = CompileOptions(dt=1e-4, timesteps=2)
+    layers = chain((5,), nir.Linear(np.eye(4, 5)), nir_lif((4,)))
+    write_build(compile_nir(write(tmp_path / "n.nir", layers), time), tmp_path / "b", ["sim"], time)
+    with pytest.raises(InputError, match="--min-v are for NIR files of other tools"):
+        compile_network(tmp_path / "b" / "network.nir", CompileOptions(**option))
 
 
 def test_a_quantized_network_is_quantized_to_itself(make: Make, tmp_path: Path) -> None:

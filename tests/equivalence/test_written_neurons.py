@@ -14,7 +14,7 @@ import resformer
 from resformer.compiler.frontend.module.importer import import_module, in_float64
 from resformer.compiler.ir.ops import LIF, CubaLIF
 from resformer.errors import UnsupportedError
-from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH
+from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, QUANTIZED
 from support.modules import calibrated
 
 TIMESTEPS = 4
@@ -135,6 +135,44 @@ def test_neurons_that_are_written_out(update: Update, decay: float, fires_at: st
     assert {"first", "second", "lif"} <= set(result.fired)
     for check in (FLOAT_GRAPH, BACKEND):
         assert (result.checks[check].mismatched, bool(result.checks[check].compared)) == (0, True)
+
+
+class Plain(nn.Module):
+    """A layer, neurons that are written out, and a classifier: no norm, so that E3 is demanded."""
+
+    def __init__(self, fires: Callable[[torch.Tensor], torch.Tensor], *, soft: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.head = nn.Linear(5, 6), nn.Linear(6, 3)
+        for each in self.parameters():
+            each.data *= 3
+        self.fires, self.soft = fires, soft
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        currents = self.fc(x)
+        mem = currents[0]
+        spikes = [self.fires(mem).float()]
+        for step in range(1, TIMESTEPS):
+            left = mem - 1.5 * spikes[-1] if self.soft else mem * (1 - spikes[-1])
+            mem = left * 0.5 + currents[step]
+            spikes.append(self.fires(mem).float())
+        made: torch.Tensor = self.head(torch.stack(spikes))
+        return made
+
+
+@pytest.mark.parametrize(
+    "fires", [lambda mem: mem > 1.5, lambda mem: mem >= 1.5, lambda mem: (mem - 1.5) > 0, lambda mem: mem - 1.5 >= 0]
+)
+@pytest.mark.parametrize("soft", [False, True])
+def test_all_four_equivalences_hold(fires: Callable[[torch.Tensor], torch.Tensor], *, soft: bool) -> None:
+    frames = torch.rand(TIMESTEPS, 2, 5, generator=torch.Generator().manual_seed(1))
+    compiled = resformer.compile(Plain(fires, soft=soft), frames, "sim")
+    result = compiled.verify(frames.transpose(0, 1), backend="sim")
+    assert result.equivalent
+    assert result.fired["neurons"]
+    check = result.checks[QUANTIZED]
+    assert check.demanded
+    assert check.extra["currents"] == {"compared": 2 * TIMESTEPS * 6, "mismatched": 0}
 
 
 def test_spikes_may_be_of_any_type() -> None:

@@ -7,7 +7,7 @@ standard operations to a runtime.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import singledispatchmethod
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.export.onnx import require
-from resformer.compiler.export.onnx.model_writer import DOMAIN, ModelWriter, ints
+from resformer.compiler.export.onnx.model_writer import DOMAIN, ModelWriter, ints, without_clashes
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import (
     Add,
@@ -99,18 +99,24 @@ def export_float(graph: Graph[nir.NIRNode], *, with_spikes: bool = False) -> onn
         with_spikes: Make each population's spikes, (T * N, ...), an output of its own, under the population's name.
 
     Raises:
-        UnsupportedError: A population's parameters vary between its neurons, or ONNX has no form for a node.
+        UnsupportedError: A population's parameters vary between its neurons, ONNX has no form for a node, or spikes
+            would be an output of a name that the model needs itself.
         BackendMissingError: onnx is not installed.
     """
     require("onnx")
-    writer = _Writer(graph)
-    for node in graph:
-        writer.write(node.op, node)
+
+    def write(network: Graph[nir.NIRNode], originals: Mapping[str, str]) -> _Writer:
+        writer = _Writer(network, originals)
+        for node in network:
+            writer.write(node.op, node)
+        return writer
+
+    writer = without_clashes(graph, write)
     writer.output("logits")
     if with_spikes:
-        for node in graph:
+        for node in writer.graph:
             if isinstance(node.op, nir.LIF):
-                writer.output(node.name)
+                writer.record(node)
     return writer.model((LIF_FUNCTION, SPIKE_MATMUL_FUNCTION))
 
 

@@ -12,7 +12,7 @@ convolution of more bits, and its 32-bit matrix product is several times slower 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import singledispatchmethod
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from resformer.compiler.export.onnx import integer_functions as functions
 from resformer.compiler.export.onnx import require
-from resformer.compiler.export.onnx.model_writer import DOMAIN, ModelWriter
+from resformer.compiler.export.onnx.model_writer import DOMAIN, ModelWriter, without_clashes
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.bounds import magnitudes
 from resformer.compiler.ir.interval import INT32_MAX, largest
@@ -85,17 +85,23 @@ def export_integer(program: Program, *, debug: bool = False, counts: bool = Fals
 
     Raises:
         RangeError: A sum is not proved to fit 32 bits, or a value that synapses read is not proved to fit 24.
+        UnsupportedError: With ``debug``, an output would have a name that the model needs itself.
         BackendMissingError: onnx is not installed.
     """
     require("onnx")
-    writer = _Writer(program, counted=counts or debug)
-    for node in program:
-        writer.write(node.op, node)
+
+    def write(network: Program, originals: Mapping[str, str]) -> _Writer:
+        writer = _Writer(network, originals, counted=counts or debug)
+        for node in network:
+            writer.write(node.op, node)
+        return writer
+
+    writer = without_clashes(program, write)
     writer.output(INTEGER_LOGITS)
     writer.output(LOGITS)
-    for node in program:
+    for node in writer.graph:
         if debug and node.op.recorded:
-            writer.output(node.name)
+            writer.record(node)
     for name in writer.counts.values():
         writer.output(name)
     model = writer.model(writer.functions.values())
@@ -116,6 +122,7 @@ class _Writer(ModelWriter):
 
     Args:
         program: The network.
+        originals: The names that nodes had before they got new ones, by the new names.
         counted: Whether to make outputs of the numbers of clipped values.
 
     Attributes:
@@ -123,11 +130,11 @@ class _Writer(ModelWriter):
         functions: The model-local functions in use, by name.
     """
 
-    def __init__(self, program: Program, *, counted: bool) -> None:
-        super().__init__(program)
+    def __init__(self, program: Program, originals: Mapping[str, str], *, counted: bool) -> None:
+        super().__init__(program, originals)
+        self._program = program
         self.counts: dict[str, str] = {}
         self.functions: dict[str, str] = {}
-        self._program = program
         self._counted = counted
         self._bounds = magnitudes(program)
         self._narrow: set[str] = set()
@@ -454,7 +461,7 @@ class _Writer(ModelWriter):
         """Append a call of a function that can count what it clips."""
         outputs = [node.name]
         if self._counted:
-            self.counts[node.name] = count_name(node.name)
+            self.counts[node.name] = count_name(self.originals.get(node.name, node.name))
             outputs.append(self.counts[node.name])
             self.describe(self.counts[node.name], np.int64, ())
         self.add(function, node.name, inputs, *outputs, domain=DOMAIN, **attributes)

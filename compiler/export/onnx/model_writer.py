@@ -1,20 +1,24 @@
 """What the float and the integer ONNX models have in common: how they take samples, name values and hold constants.
 
 Steps and samples are merged, steps first, into one batch. The value that a node of the network makes has the node's
-name.
+name, or, if the model needs that name for a value of its own, such as ``logits``, the name with a number behind it.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.ops.counts import attention_sizes
+from resformer.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import onnx
@@ -33,19 +37,25 @@ HEADER = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>'
 
 Element: TypeAlias = type[np.generic]
 
+GraphT = TypeVar("GraphT", bound="Graph[Any]")
+WriterT = TypeVar("WriterT", bound="ModelWriter")
+
 
 class ModelWriter:
     """Collects ONNX nodes.
 
     Args:
         graph: The network.
+        originals: The names that nodes had before they got new ones, by the new names.
 
     Attributes:
         values: For each node written so far, the name of the value that holds its output, (T * N, ...).
     """
 
-    def __init__(self, graph: Graph[Any]) -> None:
+    def __init__(self, graph: Graph[Any], originals: Mapping[str, str]) -> None:
         self.graph = graph
+        self.originals = originals
+        self._made: Counter[str] = Counter()
         self.values: dict[str, str] = {}
         self._nodes: list[Any] = []
         self._initializers: list[Any] = []
@@ -57,6 +67,7 @@ class ModelWriter:
         """Append an ONNX node; its output has the node's own name, unless other names are given."""
         from onnx import helper
 
+        self._made.update(outputs or [name])
         self._nodes.append(helper.make_node(op, inputs, outputs or [name], name=name, **attributes))
 
     def add_for(self, node: Node[Any], op: str, inputs: Sequence[str], element: Element, **attributes: Any) -> None:
@@ -73,6 +84,7 @@ class ModelWriter:
         """Add a constant under a name, and return the name."""
         from onnx import numpy_helper
 
+        self._made[name] += 1
         self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
@@ -88,6 +100,24 @@ class ModelWriter:
         """Make a value, which must have been described, an output of the model."""
         self._outputs.append(self._described[name])
 
+    def record(self, node: Node[Any]) -> None:
+        """Make the value of a network node an output, under the node's name.
+
+        Raises:
+            UnsupportedError: The model has a value of its own under that name.
+        """
+        if node.name in self.originals:
+            raise UnsupportedError(
+                f"{self.originals[node.name]}: cannot be recorded in an ONNX model, which has a value of its own under "
+                "that name; rename the layer, or run the simulator instead"
+            )
+        self.output(node.name)
+
+    @property
+    def clashes(self) -> tuple[str, ...]:
+        """The names that nodes had at first, of those whose values have the name of another value of the model."""
+        return tuple(self.originals.get(node.name, node.name) for node in self.graph if self._made[node.name] > 1)
+
     def inputs(self, node: Node[Any]) -> list[str]:
         """The names of the values that a network node reads."""
         return [self.values[source] for source in node.inputs]
@@ -95,6 +125,7 @@ class ModelWriter:
     def take_samples(self, node: Node[Any], element: Element) -> None:
         """Append the input: samples (N, C, H, W), or frames (N, T, C, H, W) where the graph's metadata say so."""
         name, steps = node.name, self.graph.timesteps
+        self._made[name] += 1
         if self.graph.metadata.get("input") == "frames":
             self._input = self._value_info(name, element, ("N", steps, *node.shape))
             self.add("Transpose", f"{name}.by_step", [name], perm=[1, 0, *range(2, 2 + len(node.shape))])
@@ -186,6 +217,32 @@ class ModelWriter:
         from onnx import helper
 
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(element)), shape)
+
+
+def without_clashes(graph: GraphT, write: Callable[[GraphT, Mapping[str, str]], WriterT]) -> WriterT:
+    """The writer of a network whose nodes have new names where these are the names of other values of the model.
+
+    Args:
+        graph: The network.
+        write: Writes a network with new names, given the names that these nodes had.
+    """
+    writer = write(graph, {})
+    names: dict[str, str] = {}
+    counts = itertools.count(1)
+    while writer.clashes:
+        for name in writer.clashes:
+            names[name] = next(new for new in (f"{name}.{count}" for count in counts) if new not in graph)
+        writer = write(_renamed(graph, names), {new: name for name, new in names.items()})
+    return writer
+
+
+def _renamed(graph: GraphT, names: Mapping[str, str]) -> GraphT:
+    """A network whose nodes have new names."""
+    nodes = (
+        replace(node, name=names.get(node.name, node.name), inputs=tuple(names.get(each, each) for each in node.inputs))
+        for node in graph
+    )
+    return replace(graph, nodes=tuple(nodes))
 
 
 def ints(values: Any) -> list[int]:

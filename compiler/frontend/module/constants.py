@@ -50,8 +50,10 @@ class Constants:
         target = node.target
         if not isinstance(target, torch._ops.OpOverload) and not callable(target):
             return False
+        # torch.tensor(0.5) in a forward is recorded as a constant that is copied and then detached in place
         if isinstance(target, torch._ops.OpOverload) and (
-            target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags
+            (target._schema.is_mutable and str(target) != "aten.detach_.default")
+            or torch.Tag.nondeterministic_seeded in target.tags
         ):
             return False
         if str(target) in FILLS:

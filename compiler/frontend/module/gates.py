@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import nir
 import numpy as np
+import torch
 from torch import fx
 
 from resformer.compiler.frontend.module.values import Tracing, Value
@@ -80,6 +81,21 @@ def complement(tracing: Tracing, node: fx.Node, x: object) -> Value:
     op = BatchNorm2d(ones, ones, 0 * ones, ones, eps=0.0)
     op.metadata[FIXED] = 1
     return tracing.elementwise(node, tracing.name(node), op, made)
+
+
+def inverted(tracing: Tracing, node: fx.Node, x: object) -> Value:
+    """``logical_not`` of spikes, or ``~`` of spikes that are bools: 1 - spikes."""
+    value = tracing.stepwise(node, x)
+    kind = node.meta["val"].dtype
+    if not is_binary(tracing, value.node):
+        raise tracing.refusal(node, f"inverts {value.node}, which is no spike", "invert what neurons send")
+    if kind is not torch.bool:
+        # ~ of a whole number n is -1 - n
+        name = str(kind).removeprefix("torch.")
+        raise tracing.refusal(
+            node, f"inverts the bits of spikes that are {name}", "write 1 - spikes, or ~spikes.bool()"
+        )
+    return complement(tracing, node, value)
 
 
 def sends(tracing: Tracing, name: str) -> bool:

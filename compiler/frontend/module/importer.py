@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import torch
 from spikingjelly.activation_based import base
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from resformer.compiler.frontend.module.counts import check_products
 from resformer.compiler.frontend.module.filled import stack_what_fills
@@ -74,17 +76,30 @@ def in_float64(module: nn.Module) -> nn.Module:
     """A copy of a module in float64 on the CPU, in eval mode and without state; the module itself is reset, too.
 
     Raises:
-        InputError: The argument is not a module, cannot be copied, or holds values that are not finite.
+        InputError: The argument is not a module, cannot be copied, or holds values that are not finite or no tensors.
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"module: is a {type(module).__name__}; give a torch.nn.Module")
+    # torch.compile's wrapper, which cannot be traced; its class is in a package that takes seconds to load
+    while type(module).__name__ == "OptimizedModule":
+        module = module.get_submodule("_orig_mod")
     # potentials of a run with gradients cannot be copied
     reset(module)
     try:
         twin: nn.Module = copy.deepcopy(module, _detached(module)).cpu().double().eval()
-    except RuntimeError as error:
-        raise InputError(f"{type(module).__name__}: cannot be copied ({first_line(error)})") from error
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"{type(module).__name__}: cannot be copied ({first_line(error)}); take what cannot be copied, such as an "
+            "open file or a lock, out of the module"
+        ) from error
     for name, tensor in twin.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):
+            raise InputError(
+                f"{name}: its module's get_extra_state returns a {type(tensor).__name__}, and a network's state is of "
+                "tensors alone; remove get_extra_state from the class"
+            )
+        if is_lazy(tensor):
+            raise InputError(f"{name}: has no values before its lazy layer first runs; run the module once on samples")
         if not tensor.isfinite().all():
             raise InputError(f"{name}: holds NaN or infinite values; training diverged, so take earlier weights")
     node: Any
@@ -204,7 +219,8 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
     exported = export(module, torch.zeros(*lead, *shape, dtype=torch.float64))
     stack_what_fills(exported)
     marked = mark(exported, module)
-    tracing = Tracing(module, exported, Draft(as_image(shape)), timesteps, OPERATIONS, whole_of)
+    entry, end = (_free_name(module, wanted) for wanted in ("input", "output"))
+    tracing = Tracing(module, exported, Draft(as_image(shape), name=entry), timesteps, OPERATIONS, whole_of)
     result = tracing.run(axes, shape)
     _check_calls(tracing)
     draft = tracing.draft
@@ -213,8 +229,8 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
             f"{result.node}: the module returns values of shape {draft.shape(result.node)} for each sample; it must "
             "return a vector, so flatten them"
         )
-    draft.add("output", nir.Output({"output": np.array(draft.shape(result.node))}), result.node)
-    nodes = needed(draft.nodes, first=draft.input, last="output")
+    draft.add(end, nir.Output({"output": np.array(draft.shape(result.node))}), result.node)
+    nodes = needed(draft.nodes, first=draft.input, last=end)
     by_name = {node.name: node for node in nodes}
     check_parts(by_name)
     check_parted(tracing, nodes)
@@ -233,6 +249,13 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
         tracing.alone,
         level_calls(tracing, marked),
     )
+
+
+def _free_name(module: nn.Module, wanted: str) -> str:
+    """A name for a node that is none of the module's, which are named after its layers and parameters."""
+    taken = {name for name, _ in module.named_children()} | {key.split(".")[0] for key in module.state_dict()}
+    names = itertools.chain([wanted, f"network_{wanted}"], (f"network_{wanted}{count}" for count in itertools.count(1)))
+    return next(name for name in names if name not in taken)
 
 
 def _check_calls(tracing: Tracing) -> None:

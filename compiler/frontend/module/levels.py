@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -58,7 +58,10 @@ class LevelCall:
         layout: How the call's tensor shows the population.
         shape: The population's shape.
         most: D, the highest level.
-        compares: Whether the call is not a rounding but a comparison, which decides where written-out neurons fire.
+        threshold: If the call is not a rounding but a comparison, by which neurons that the code writes out fire: the
+            threshold of these neurons. None: it is a rounding.
+        keep: The share of the potential that written-out neurons keep from one step to the next.
+        soft: Whether a spike takes the threshold from their potential, rather than the whole potential.
     """
 
     name: str
@@ -66,7 +69,16 @@ class LevelCall:
     layout: Layout
     shape: Shape
     most: int
-    compares: bool = False
+    threshold: float | None = None
+    keep: float = 0.0
+    soft: bool = False
+
+    def currents(self, potentials: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
+        """What written-out neurons were given, from their potentials in thresholds; all are (T, N, ...)."""
+        assert self.threshold is not None, f"{self.name}: has no currents, only potentials that it rounds"
+        sent = spikes.double()
+        left = potentials - sent if self.soft else potentials * (1 - sent)
+        return self.threshold * torch.cat([potentials[:1], potentials[1:] - self.keep * left[:-1]])
 
     def arranged(self, values: torch.Tensor, timesteps: int) -> torch.Tensor:
         """The call's tensor as (T, N, *shape), or as (1, N, *shape) if the call computes one step."""
@@ -335,6 +347,9 @@ def level_calls(tracing: Tracing, marked: Sequence[fx.Node | None]) -> tuple[Lev
                 f"{value.node}: remembers, and is given step {step} when it runs for the {ordinal(len(ran) + 1)} time; "
                 f"let the loop take the steps in order, each once ({user_line(node)})"
             )
-        compares = node.target is torch.ops.resformer.written.default
-        calls.append(LevelCall(value.node, step, value.layout, value.shape, most, compares))
+        call = LevelCall(value.node, step, value.layout, value.shape, most)
+        if node.target is torch.ops.resformer.written.default:
+            given: tuple[Any, ...] = node.args
+            call = replace(call, keep=given[4], threshold=given[5], soft=given[7])
+        calls.append(call)
     return tuple(calls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import nir
@@ -26,9 +27,9 @@ DT = 1e-4
 class Draft:
     """A float graph under construction; a value is referred to by the name of the node that makes it."""
 
-    def __init__(self, input_shape: Shape) -> None:
+    def __init__(self, input_shape: Shape, *, name: str = "input") -> None:
         self.nodes: dict[str, Node[nir.NIRNode]] = {}
-        self.input = self.add("input", nir.Input({"input": np.array(input_shape)}))
+        self.input = self.add(name, nir.Input({"input": np.array(input_shape)}))
 
     def add(self, name: str, op: nir.NIRNode, *inputs: str, shape: Shape | None = None) -> str:
         """Append a node and return its name; its shape is that of the operation's output, unless ``shape`` is given."""
@@ -82,6 +83,13 @@ def neurons(name: str, node: Any, shape: Shape) -> nir.LIF | nir.IF:
         UnsupportedError: The neurons are of another type, fire at rest, or never charge.
     """
     base = 0.0 if node.v_reset is None else float(node.v_reset)
+    if node.v_threshold == math.inf:
+        raise UnsupportedError(
+            f"{name}: its threshold is infinite, so it never fires, and its membrane cannot be read out; leave these "
+            "neurons out and return the mean over T of what they are given"
+        )
+    if not math.isfinite(base):
+        raise UnsupportedError(f"{name}: its reset is {base:g}; give it a finite v_reset, or None")
     if not node.v_threshold > base:
         raise UnsupportedError(f"{name}: its threshold {node.v_threshold:g} is not above its reset, {base:g}; raise it")
     threshold, reset = constant(float(node.v_threshold), shape), constant(base, shape)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from resformer.compiler.frontend.module.borders import copied
-from resformer.compiler.frontend.module.gates import at_most_one, both, complement, either
+from resformer.compiler.frontend.module.gates import at_most_one, both, either, inverted
 from resformer.compiler.frontend.module.in_place import in_place, viewed_in_place
 from resformer.compiler.frontend.module.levels import levels
 from resformer.compiler.frontend.module.pools import added_up, averaged, averaged_adaptively, averaged_windows, max_pool
@@ -80,7 +80,7 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         **dict.fromkeys(("aten.bitwise_or.Tensor", "aten.__or__.Tensor"), either),
         **dict.fromkeys(("aten.minimum.default", "aten.min.other", "aten.logical_and.default"), both),
         **dict.fromkeys(("aten.bitwise_and.Tensor", "aten.__and__.Tensor"), both),
-        **dict.fromkeys(("aten.logical_not.default", "aten.bitwise_not.default"), complement),
+        **dict.fromkeys(("aten.logical_not.default", "aten.bitwise_not.default"), inverted),
         **dict.fromkeys(("aten.clamp.default", "aten.clip.default"), at_most_one),
         "aten.clamp_max.default": lambda tracing, node, x, most: at_most_one(tracing, node, x, None, most),
         "aten.conv2d.padding": padded_convolution,

@@ -135,6 +135,19 @@ def delayed(tracing: Tracing, node: fx.Node, x: object, name: str, steps: int) -
             f"{name}: delays {value.named_axes}, which has no axis of time",
             "use step mode 'm' (functional.set_step_mode(net, 'm')) and give it (T, N, ...)",
         )
+    if tracing.module.get_submodule(name).step_mode != "m":
+        raise tracing.refusal(
+            node,
+            "a delay in step mode 's' takes T steps as one",
+            "use step mode 'm' (functional.set_step_mode(net, 'm'))",
+        )
+    if value.layout.axes[0] != (time_atom(tracing),):
+        refusal = tracing.refusal(
+            node,
+            f"delays {value.named_axes}, so that a sample's values reach other samples of the batch",
+            "give it (T, N, ...)",
+        )
+        raise SamplesFirstError(str(refusal)) if value.axes is Axes.SAMPLES_FIRST else refusal
     if not sends(tracing, value.node):
         raise tracing.refusal(
             node,
@@ -152,8 +165,14 @@ def samples_atom() -> Atom:
 def count_votes(tracing: Tracing, node: fx.Node, x: object, name: str, size: int) -> Value:
     """The means of groups of ``size`` neighbours: a linear layer adds up each group, and a scale divides the sums."""
     value = tracing.plain(node, x)
-    if len(value.shape) != 1 or value.shape[0] % size:
+    if len(value.shape) != 1:
         raise tracing.refusal(node, f"votes of {size} are counted over values of shape {value.shape}", "flatten them")
+    if value.shape[0] % size:
+        raise tracing.refusal(
+            node,
+            f"{value.shape[0]} values are no whole number of votes of {size}",
+            f"give it a multiple of {size} values",
+        )
     classes = value.shape[0] // size
     votes = tracing.add(node, name, nir.Linear(np.repeat(np.eye(classes), size, axis=1)), value.node)
     scale = tracing.add(node, f"{name}.scale", nir.Scale(np.full(classes, 1.0 / size)), votes)

@@ -167,6 +167,19 @@ def divided(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
     return _scaled(tracing, node, tracing.value(node, x), 1 / tracing.constants.value(y).double(), y)
 
 
+def wraps(node: fx.Node) -> bool:
+    """Whether an operation makes bools or unsigned numbers, which hold no number below zero."""
+    kind = node.meta["val"].dtype
+    return kind is torch.bool or not (kind.is_floating_point or kind.is_signed)
+
+
+def check_kind(tracing: Tracing, node: fx.Node) -> None:
+    """Refuse arithmetic with constants, and differences, in types that wrap around."""
+    if wraps(node):
+        name = str(node.meta["val"].dtype).removeprefix("torch.")
+        raise tracing.refusal(node, f"computes in {name}, which wraps around", "compute in floats: x.to(y.dtype)")
+
+
 def _scaled(tracing: Tracing, node: fx.Node, value: Value, constant: torch.Tensor, argument: object) -> Value:
     """A value times a constant."""
     if not constant.isfinite().all():
@@ -177,6 +190,7 @@ def _scaled(tracing: Tracing, node: fx.Node, value: Value, constant: torch.Tenso
         )
     if (constant == 1).all() and constant.dim() == 0:
         return value
+    check_kind(tracing, node)
     if value.over_time is not None and constant.numel() == 1 and constant > 0:
         return replace(value, over_time=value.over_time * float(constant))
     scale = value.layout.spread(constant, value.shape) if value.layout.shows_all(value.shape) else None

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import nir
 import numpy as np
+import torch
 from torch import fx
 
-from resformer.compiler.frontend.module.gates import union
+from resformer.compiler.frontend.module.gates import complement, either, is_binary, union
 from resformer.compiler.frontend.module.layout import TIME
-from resformer.compiler.frontend.module.products import multiplied
+from resformer.compiler.frontend.module.products import check_kind, multiplied, wraps
 from resformer.compiler.frontend.module.synapses import at_each_step
 from resformer.compiler.frontend.module.values import (
     Tracing,
@@ -30,17 +31,16 @@ def added(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float
         if x in tracing.values:
             return _shifted(tracing, node, x, y, alpha=alpha)
         return difference(tracing, node, x, y, alpha=-alpha)
+    if node.meta["val"].dtype is torch.bool and alpha == 1:
+        # True + True is True
+        return either(tracing, node, x, y)
     left, right = tracing.value(node, x), tracing.value(node, y)
     if left.steps is None or right.steps is None:
         # a sum of all steps of a loop is not a value of single steps
         left, right = tracing.settled(node, left), tracing.settled(node, right)
     if left.steps != right.steps and left.over_time is right.over_time is None:
         return _sum_of_steps(tracing, node, left, right, alpha=alpha)
-    if left.over_time and right.over_time and left.over_time != right.over_time:
-        # two multiples of means over time: scale the second, so that both have the same factor
-        scale = nir.Scale(constant(right.over_time / left.over_time, right.shape))
-        scaled = tracing.elementwise(node, tracing.name(node), scale, right)
-        right = replace(scaled, over_time=left.over_time)
+    right = _alike(tracing, node, left, right)
     if left.over_time != right.over_time:
         raise tracing.refusal(
             node,
@@ -64,6 +64,14 @@ def added(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float
     steps, one, other = left.steps, replace(left, steps=None), replace(right, steps=None)
     made = tracing.once(key, lambda: tracing.elementwise(node, tracing.name(node), Add(), one, other))
     return replace(made, steps=steps)
+
+
+def _alike(tracing: Tracing, node: fx.Node, left: Value, right: Value) -> Value:
+    """``right``, scaled if both are multiples of means over time, so that both have the same factor."""
+    if not left.over_time or not right.over_time or left.over_time == right.over_time:
+        return right
+    scale = nir.Scale(constant(right.over_time / left.over_time, right.shape))
+    return replace(tracing.elementwise(node, tracing.name(node), scale, right), over_time=left.over_time)
 
 
 def _sum_of_steps(tracing: Tracing, node: fx.Node, left: Value, right: Value, *, alpha: float) -> Value:
@@ -93,6 +101,7 @@ def _sum_of_steps(tracing: Tracing, node: fx.Node, left: Value, right: Value, *,
 def _shifted(tracing: Tracing, node: fx.Node, x: object, constant: object, *, alpha: float) -> Value:
     """A value plus ``alpha`` times a constant, which is one number, or one number per channel."""
     value, added = tracing.settled(node, tracing.value(node, x)), tracing.constants.value(constant) * alpha
+    check_kind(tracing, node)
     if not added.any():
         return value
     spread = value.layout.spread(added, value.shape) if value.layout.shows_all(value.shape) else None
@@ -117,11 +126,14 @@ def difference(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: 
         joined = union(tracing, node, tracing.value(node, x), tracing.value(node, y))
         if joined is not None:
             return joined
+    if wraps(node) and x == alpha == 1 and is_binary(tracing, tracing.stepwise(node, y).node):
+        return complement(tracing, node, y)
     second = multiplied(tracing, node, y, -float(alpha))
     if x not in tracing.values:
         tracing.values[node] = second
         return _shifted(tracing, node, node, x, alpha=1)
-    first = tracing.value(node, x)
+    first = tracing.settled(node, tracing.value(node, x))
+    second = _alike(tracing, node, first, second)
     if (first.layout, first.shape, first.over_time) != (second.layout, second.shape, second.over_time):
         raise tracing.refusal(
             node,

@@ -106,10 +106,10 @@ def _(values: torch.Tensor, name: str) -> torch.Tensor:  # noqa: ARG001
 
 
 class InFloat64(TorchFunctionMode):
-    """A context in which ``zeros``, ``ones`` and ``empty`` make float64 tensors if the code names no type.
+    """A context in which float32 is float64, and ``zeros``, ``ones`` and ``empty`` make float64 if no type is named.
 
-    Without it, ``torch.zeros(T, N, ...)``, which a forward fills step by step, has PyTorch's default type rather than
-    the type of the network's weights.
+    Networks are run in float64. Without this, ``torch.zeros(T, N, ...)``, which a forward fills step by step, and what
+    ``spikes.float()`` makes had another type than the network's weights.
     """
 
     def __torch_function__(
@@ -117,9 +117,28 @@ class InFloat64(TorchFunctionMode):
     ) -> Any:
         """Run a function, with float64 as the default type."""
         given = dict(kwargs or {})
+        func = torch.Tensor.double if func is torch.Tensor.float else func
+        if func in _TYPED:
+            args, given = tuple(map(_wide, args)), {name: _wide(each) for name, each in given.items()}
         if func in (torch.zeros, torch.ones, torch.empty) and given.get("dtype") is None:
             given["dtype"] = torch.float64
         return func(*args, **given)
+
+
+_TYPED = frozenset(
+    {
+        *(torch.Tensor.to, torch.Tensor.type, torch.Tensor.new_zeros, torch.Tensor.new_ones),
+        *(torch.zeros, torch.ones, torch.empty, torch.full, torch.zeros_like, torch.ones_like, torch.empty_like),
+    }
+)
+"""The functions whose results are float64 if the code asks for float32."""
+
+
+def _wide(argument: Any) -> Any:
+    """An argument of a function of PyTorch, float64 if it is float32, by whichever name."""
+    if argument is torch.float32:
+        return torch.float64
+    return "torch.DoubleTensor" if isinstance(argument, str) and argument == "torch.FloatTensor" else argument
 
 
 def _leads_back(node: nn.Module) -> bool:
@@ -244,6 +263,8 @@ def _untraceable(module: nn.Module, frames: Sequence[tuple[str, int | None, str 
     if kept:
         return f"{kept[0]}, a state that is no neuron's, for which there is no lowering; leave it out, or use neurons"
     where = _line(frames)
+    if _MEMBRANE.search(where) and ("float" in str(error) or "v_seq" in str(error)):
+        return f"{where}: reads a membrane, and membranes cannot be read out; use what the neurons fire"
     own = any(not frame[0].startswith((*LIBRARIES, SPIKINGJELLY)) and Path(frame[0]).exists() for frame in frames)
     said = first_line(error)
     if ".numpy()" in said or "numpy" in type(error).__module__:
@@ -260,6 +281,9 @@ def _untraceable(module: nn.Module, frames: Sequence[tuple[str, int | None, str 
         "PyTorch alone, on what forward is given and on parameters and buffers"
     )
 
+
+_MEMBRANE = re.compile(r"\.v(_seq)?\b(?![.(])")
+"""The potentials of SpikingJelly's neurons in a line of code."""
 
 _OF_TRACING = re.compile(r"[Ff]ake|\bu\d+\b|\bs\d+\b|subclass|torch\.export|torch\._|[Dd]ynamo|proxy|SymInt|symbolic")
 """Words in error messages that are about tracing rather than about the user's code."""

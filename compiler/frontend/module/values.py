@@ -168,6 +168,7 @@ class Tracing:
         stepping: The populations that a recurrent container runs one step at a time.
         alone: For each population that is given (T * N, ...), which is right for a single sample only, the message that
             refuses several samples.
+        timed: Whether the example has an axis of time.
         bordered: The images into whose borders the code wrote what a normalisation makes of zeros.
     """
 
@@ -188,6 +189,7 @@ class Tracing:
     stepping: set[str] = field(default_factory=set)
     alone: dict[str, str] = field(default_factory=dict)
     bordered: set[fx.Node] = field(default_factory=set)
+    timed: bool = False
     _known: dict[object, Value | tuple[Value, ...]] = field(default_factory=dict)
     _flat: dict[tuple[str, fx.Node | None], str] = field(default_factory=dict)
 
@@ -196,6 +198,7 @@ class Tracing:
         signature = self.exported.graph_signature
         paths = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         stated = signature.inputs_to_lifted_tensor_constants
+        self.timed = axes is not Axes.STATIC
         for node in self.exported.graph.nodes:
             if node.op == "placeholder" and node.name in paths:
                 self.constants.tensors[node] = self._held(paths[node.name])
@@ -205,7 +208,7 @@ class Tracing:
             elif node.op == "placeholder" and node.name in signature.user_inputs:
                 source = self.draft.input
                 if len(shape) == 1:
-                    source = self.draft.add("input.flatten", flatten(self.draft.shape(source)), source)
+                    source = self.draft.add(f"{source}.flatten", flatten(self.draft.shape(source)), source)
                 held = self.draft.shape(source)
                 layout = plain(self.leading(axes), held)
                 if len(shape) == ROW_AXES:
@@ -218,6 +221,19 @@ class Tracing:
             elif node.op == "output":
                 return self._returned(node)
         raise AssertionError("torch.export wrote no output")
+
+    def found_steps(self, found: int) -> None:
+        """Note T as the code shows it.
+
+        Raises:
+            InputError: The example has another T, another T is asked for, or the code showed another one before.
+        """
+        if self.timed and self.timesteps != found:
+            raise InputError(
+                f"example_input: has {self.timesteps} steps, but the module runs {found}; give an example of {found} "
+                "steps"
+            )
+        self.timesteps = same_steps(self.timesteps, found)
 
     def _held(self, path: str) -> torch.Tensor:
         owner, _, name = path.rpartition(".")

@@ -19,7 +19,6 @@ from resformer.compiler.frontend.module.values import (
     SamplesFirstError,
     Tracing,
     Value,
-    same_steps,
 )
 from resformer.compiler.ir.messages import sends_counts
 from resformer.compiler.ir.primitives import (
@@ -242,7 +241,7 @@ def repeated(tracing: Tracing, node: fx.Node, x: object, sizes: list[int], **_mo
         index = grown[0] if grown else 0
         alone = made[:index] + made[index + 1 :] == known[:index] + known[index + 1 :]
         if grown and alone and index < 2 and not value.layout.has(TIME):
-            tracing.timesteps = same_steps(tracing.timesteps, made[index])
+            tracing.found_steps(made[index])
             repeated = (*own[:index], (time_atom(tracing),), *own[index + 1 :])
             return replace(value, layout=replace(value.layout, axes=repeated))
     if made == value.layout.sizes:
@@ -267,7 +266,7 @@ def _in_steps(tracing: Tracing, node: fx.Node, values: list[Value], dim: int) ->
             "stacks values that are no steps of one, in order",
             "stack what one layer makes of each step; to put channels side by side, use torch.cat",
         )
-    tracing.timesteps = same_steps(tracing.timesteps, len(values))
+    tracing.found_steps(len(values))
     place = dim % (len(value.layout.axes) + 1)
     axes = (*value.layout.axes[:place], (time_atom(tracing),), *value.layout.axes[place:])
     return replace(value, layout=replace(value.layout, axes=axes), steps=None)
@@ -284,8 +283,11 @@ def same(tracing: Tracing, node: fx.Node, x: object, *_options: object, **_more:
     """The same values in a type that can hold them: a float, a whole number for counts, or a bool for spikes."""
     value, kind = tracing.value(node, x), node.meta["val"].dtype
     counts = kind is not torch.bool and sends_counts(tracing.draft.nodes, value.node)
-    if not kind.is_floating_point and not counts and not is_binary(tracing, value.node):
-        raise tracing.refusal(
-            node, f"makes {str(kind).removeprefix('torch.')} of {value.node}, which is no spike", "leave it a float"
-        )
+    of_one_step = value.over_time is None and len(value.steps or ()) < 2
+    holds = of_one_step and (counts or is_binary(tracing, value.node))
+    is_cast = isinstance(x, fx.Node) and x.meta["val"].dtype is not kind
+    if is_cast and kind not in (torch.float32, torch.float64) and not holds:
+        name = str(kind).removeprefix("torch.")
+        remedy = "leave it a float" if not kind.is_floating_point else "leave it float32: fewer bits round it"
+        raise tracing.refusal(node, f"makes {name} of {value.node}, which is no spike", remedy)
     return value

@@ -13,7 +13,7 @@ import numpy as np
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.messages import names_before
-from resformer.compiler.ir.primitives import NEURONS, PER_NEURON, DiscreteCubaLIF, SampleDelay
+from resformer.compiler.ir.primitives import NEURONS, PER_NEURON, Add, DiscreteCubaLIF, SampleDelay
 from resformer.errors import UnsupportedError
 
 
@@ -21,13 +21,13 @@ def convolve_linear(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     """Replace the linear layers that neurons depend on by convolutions, and vectors before neurons by images.
 
     A linear layer of F outputs that reads a flattened (C, H, W) is a convolution of F kernels of (C, H, W): the same
-    products in the same order. Its output is an image of one pixel. The readout, behind all neurons, stays linear.
+    products in the same order. Its output is an image of one pixel. The readout, behind all neurons, stays linear
+    unless it adds linear layers of several messages: only convolutions are added.
 
     Raises:
         UnsupportedError: A node reads vectors that were flattened from images of different shapes.
     """
-    # neurons send images, so delays read images
-    before = names_before(graph, SampleDelay, *NEURONS)
+    before = _names_of_images(graph)
     # for each value before neurons, the name of the node that makes it as an image
     images: dict[str, str] = {}
     made: dict[str, Node[nir.NIRNode]] = {}
@@ -42,6 +42,19 @@ def convolve_linear(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
         images[node.name] = node.name
         made[node.name] = _as_image(node, inputs, [made[name].shape for name in inputs])
     return replace(graph, nodes=tuple(made.values()))
+
+
+def _names_of_images(graph: Graph[nir.NIRNode]) -> set[str]:
+    """The nodes that neurons, delays or sums of linear layers depend on, those included."""
+    # neurons send images, so delays read images
+    found = set(names_before(graph, SampleDelay, *NEURONS))
+    for node in reversed(graph.nodes):
+        sums = isinstance(node.op, Add) and any(
+            isinstance(graph[name].op, nir.Linear | nir.Affine) for name in node.inputs
+        )
+        if sums or any(reader.name in found for reader in graph.consumers[node.name]):
+            found.add(node.name)
+    return found
 
 
 def _as_image(node: Node[nir.NIRNode], inputs: tuple[str, ...], shapes: list[Shape]) -> Node[nir.NIRNode]:

@@ -260,8 +260,12 @@ class _Merge:
         self.made[node.name] = replace(node, inputs=(name,))
 
     def _is_sum_of_vectors(self, node: Node[nir.NIRNode]) -> bool:
-        """Whether a node adds vectors of currents, such as the outputs of two classifiers; no neuron sums these."""
-        return isinstance(node.op, Add) and len(node.shape) == 1 and node.name not in self.messages
+        """Whether a node adds vectors of currents, such as the outputs of two classifiers; no neuron sums these.
+
+        A sum that a former run of this pass has written stays as it is.
+        """
+        written = all(MERGED in self.made[name].op.metadata for name in node.inputs)
+        return isinstance(node.op, Add) and len(node.shape) == 1 and node.name not in self.messages and not written
 
     def _join_readout(
         self,
@@ -270,18 +274,27 @@ class _Merge:
         bias: Float64Array,
         layers: list[str],
     ) -> None:
-        """Write a readout of several messages as a sum of convolutions, one of each message, as large as its image."""
+        """Write a readout of several messages as a sum of layers, one of each message.
+
+        Images are read by convolutions as large as they are; if any message is a vector, all layers are linear.
+        """
+        of_images = all(len(self.made[source].shape) == 3 for source, _, _ in parts)
+        shape: Shape = (len(bias), 1, 1) if of_images else (len(bias),)
         names = []
+        op: nir.NIRNode
         for index, (source, rows, _) in enumerate(parts):
             names.append(f"{node.inputs[0]}.merged{index or ''}")
-            image = (*self.made[source].shape, 1, 1)[:3]
-            weight = rows.reshape(len(rows), *image)
             offset = 0 * bias if index else bias
-            op = Synapse(source, weight, offset, (1, 1), (0, 0), 1, (image[1], image[2]), "").op()
+            if of_images:
+                image = self.made[source].shape
+                weight = rows.reshape(len(rows), *image)
+                read, op = source, Synapse(source, weight, offset, (1, 1), (0, 0), 1, (image[1], image[2]), "").op()
+            else:
+                read, op = self._flat(source), nir.Affine(rows, offset)
             op.metadata[MERGED] = ", ".join(layers)
-            self.made[names[-1]] = Node(names[-1], op, (source,), (len(bias), 1, 1))
+            self.made[names[-1]] = Node(names[-1], op, (read,), shape)
         total = f"{node.inputs[0]}.sum"
-        self.made[total] = Node(total, Add(), tuple(names), (len(bias), 1, 1))
+        self.made[total] = Node(total, Add(), tuple(names), shape)
         self.made[node.name] = replace(node, inputs=(self._flat(total),))
 
     def _needs_one_layer(self, chain: list[Node[nir.NIRNode]], pools: list[Node[nir.NIRNode]]) -> bool:

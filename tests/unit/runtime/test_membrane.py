@@ -172,6 +172,20 @@ def test_integers_of_other_neurons_add_up(kind: str) -> None:
     assert fired
 
 
+def test_prompt_resets_are_taken_before_the_threshold_is_met() -> None:
+    net = ProgramBuilder((2, 3, 3))
+    net.cuba_lif("neurons", net.conv("conv", "input", 3), soft_reset=True, prompt=True, bias=20_000)
+    net.dense("classifier", net.flatten("flatten", "neurons"), 2)
+    samples = net.samples(3)
+    program = with_input_range(net.finish(timesteps=8), samples)
+    crossed = 0
+    for neuron in np.ndindex(3, 1, 3):
+        found = trace(program, None, samples.astype(np.float64), "neurons", neuron).integer
+        assert ((found.spikes > 0) == (found.potential > found.threshold)).all(), neuron
+        crossed += int((found.left[:, :-1] > found.threshold).sum())
+    assert crossed, "no neuron began a step above its threshold"
+
+
 @pytest.mark.parametrize(
     ("name", "neuron", "message"),
     [

@@ -13,7 +13,7 @@ from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import constant
 from resformer.errors import BackendMissingError, UnsupportedError
 from resformer.models.spikingresformer import SpikingResformer
-from support.graphs import lif
+from support.graphs import GraphBuilder, lif
 
 onnx = pytest.importorskip("onnx")
 
@@ -68,6 +68,18 @@ def test_spikes_on_request(make_model: Callable[..., SpikingResformer]) -> None:
     onnx.checker.check_model(model, full_check=True)
     wanted = {node.name: ["T*N", *node.shape] for node in graph if isinstance(node.op, nir.LIF)}
     assert {each.name: dimensions(each) for each in model.graph.output[1:]} == wanted
+
+
+def test_a_layer_may_be_called_logits() -> None:
+    build = GraphBuilder((2, 3, 3))
+    build.head(build.lif("logits", build.random_conv("conv", "input", 4, 1)))
+    graph = build.finish()
+    model = export_float(graph)
+    onnx.checker.check_model(model, full_check=True)
+    assert [each.name for each in model.graph.output] == ["logits"]
+    assert {"logits.1"} < {name for each in model.graph.node for name in each.output}
+    with pytest.raises(UnsupportedError, match="logits: cannot be recorded in an ONNX model"):
+        export_float(graph, with_spikes=True)
 
 
 def test_weights_are_float32(make_model: Callable[..., SpikingResformer]) -> None:

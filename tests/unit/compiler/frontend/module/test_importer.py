@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable
 
 import nir
@@ -473,6 +474,27 @@ def test_weights_that_are_not_finite_are_named() -> None:
         module[0].bias[1] = torch.nan
     with pytest.raises(InputError, match=r"0\.bias: holds NaN or infinite values"):
         in_float64(module)
+
+
+class WithState(nn.Sequential):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"epoch": 3}
+
+    def set_extra_state(self, state: object) -> None:
+        pass
+
+
+def test_modules_that_cannot_be_copied_or_hold_no_numbers_are_refused() -> None:
+    held = nn.Sequential(nn.Linear(3, 2))
+    vars(held)["lock"] = threading.Lock()
+    with pytest.raises(
+        InputError, match=r"Sequential: cannot be copied \(cannot pickle '_thread\.lock' object\); take"
+    ):
+        in_float64(held)
+    with pytest.raises(InputError, match=r"0\.weight: has no values before its lazy layer first runs; run the module"):
+        in_float64(nn.Sequential(nn.LazyLinear(2)))
+    with pytest.raises(InputError, match=r"_extra_state: its module's get_extra_state returns a dict"):
+        in_float64(WithState(nn.Linear(3, 2)))
 
 
 def test_the_example_needs_axes_that_can_be_told() -> None:

@@ -12,7 +12,7 @@ from spikingjelly.activation_based import functional, layer, neuron, rnn, surrog
 from torch import nn
 
 from resformer.compiler.frontend.module.importer import import_module, in_float64
-from resformer.errors import UnsupportedError
+from resformer.errors import InputError, UnsupportedError
 
 FRAMES = torch.zeros(4, 2, 3, 5, 5)
 
@@ -67,6 +67,33 @@ ODD: dict[str, tuple[Odd, str]] = {
         "cannot be traced|nonzero",
     ),
     "index": (Odd(lambda m, x: x[:, :, torch.arange(35, -1, -1)]), "no lowering for index; .* as slices"),
+    "not of counts": (Odd(lambda m, x: torch.logical_not(x + x)), "inverts add, which is no spike; invert what neur"),
+    "bits of numbers": (Odd(lambda m, x: (~x.int()).to(x)), "inverts the bits of spikes that are int32; write 1 - sp"),
+    "bytes": (Odd(lambda m, x: (x.byte() - x.byte()).to(x)), "^sub: computes in uint8, which wraps around; compute in"),
+    "a byte less": (Odd(lambda m, x: (x.byte() - 1).to(x)), "computes in uint8, which wraps around"),
+    "negative bytes": (Odd(lambda m, x: (-x.byte()).to(x)), "computes in uint8, which wraps around"),
+    "many bytes": (Odd(lambda m, x: (x.byte() * 300).to(x)), "computes in uint8, which wraps around"),
+    "bool of a mean": (
+        Odd(lambda m, x: x.mean(0).bool().to(x)),
+        "makes bool of sn, which is no spike; leave it a float",
+    ),
+    "half": (Odd(lambda m, x: (x * 0.3).half().to(x)), "makes float16 of .*, which is no spike; leave it float32"),
+    "bfloat16": (Odd(lambda m, x: (x * 0.3).bfloat16().to(x)), "makes bfloat16 of .*; leave it float32"),
+    "delay of samples": (
+        Odd(lambda m, x: m.wait(x.transpose(0, 1)).transpose(0, 1), wait=layer.Delay(1)),
+        r"^wait: delays \(N, T, ...\), so that .* other samples of the batch; give it \(T, N",
+    ),
+    "delay of all": (
+        Odd(lambda m, x: m.wait(x.flatten(0, 1)).unflatten(0, x.shape[:2]), wait=layer.Delay(1)),
+        r"^wait: delays \(T \* N, ...\), so that",
+    ),
+    "endless": (
+        Odd(lambda m, x: m.out(x), out=neuron.LIFNode(v_threshold=float("inf"))),
+        "^out: its threshold is infinite, so it never fires, and its membrane cannot be read out",
+    ),
+    "reset": (Odd(lambda m, x: m.out(x), out=neuron.LIFNode(v_reset=-float("inf"))), "^out: its reset is -inf"),
+    "membrane": (Odd(lambda m, x: m.fc(m.sn.v)), "reads a membrane, and membranes cannot be read out; use what"),
+    "membranes": (Odd(lambda m, x: m.sn.v_seq), "reads a membrane, and membranes cannot be read out; use what"),
     "throws": (Odd(throws), r"cannot be traced \(ValueError: two lines\); use"),
 }
 
@@ -81,6 +108,33 @@ def test_odd_modules_are_refused_in_one_sentence(kind: str, capfd: pytest.Captur
     assert "; " in said
     assert not any(word in said.lower() for word in ("fake", "torch.export", "dynamo", "symint", "proxy"))
     assert capfd.readouterr() == ("", "")
+
+
+def test_votes_divide_what_is_counted() -> None:
+    module = nn.Sequential(layer.Linear(6, 7), neuron.LIFNode(), layer.VotingLayer(2))
+    functional.set_step_mode(module, "m")
+    with pytest.raises(UnsupportedError, match="7 values are no whole number of votes of 2; give it a multiple of 2"):
+        import_module(in_float64(module), torch.rand(4, 2, 6))
+
+
+def test_a_delay_of_one_step_is_not_given_all() -> None:
+    module = Odd(lambda m, x: m.wait(x), wait=layer.Delay(1))
+    module.wait.step_mode = "s"
+    with pytest.raises(UnsupportedError, match=r"^wait: a delay in step mode 's' takes T steps as one; use step mode"):
+        import_module(in_float64(module), FRAMES)
+
+
+def test_an_example_of_other_steps_than_the_module_runs() -> None:
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.sn = nn.Linear(6, 3), neuron.LIFNode()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([self.sn(self.fc(x[step])) for step in range(2)])
+
+    with pytest.raises(InputError, match="example_input: has 4 steps, but the module runs 2; give an example of 2"):
+        import_module(in_float64(Loop()), torch.rand(4, 2, 6))
 
 
 class Returns(nn.Module):

@@ -11,6 +11,7 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
 from resformer.compiler.frontend.module.importer import as_samples, import_module, in_float64
+from resformer.compiler.frontend.module.tracing import InFloat64
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.primitives import FIXED
 from resformer.errors import UnsupportedError
@@ -25,7 +26,7 @@ class Sums(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.fc, self.out, self.skip = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(6, 3)
-        self.lif = neuron.LIFNode(step_mode=step_mode)
+        self.lif, self.other = neuron.LIFNode(step_mode=step_mode), neuron.LIFNode(step_mode=step_mode)
         self.hidden: torch.Tensor
         self.register_buffer("hidden", torch.linspace(0.1, 0.8, 8))
         self.register_buffer("last", torch.tensor([0.5, 0.25, -0.75]))
@@ -41,6 +42,11 @@ class Sums(nn.Module):
     def fired(self, current: torch.Tensor) -> torch.Tensor:
         made: torch.Tensor = self.out(self.lif(current))
         return made
+
+    def both(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Spikes of two populations."""
+        current = self.fc(x)
+        return self.lif(current), self.other(2 * current)
 
     def total(self, x: torch.Tensor) -> torch.Tensor:
         """The logits of all steps, added up in a loop."""
@@ -76,7 +82,7 @@ def compare(forward: Callable[[Sums, torch.Tensor], torch.Tensor], step_mode: st
     traced = import_module(net, example)
     made = float_interpreter.run(traced.graph, as_samples(example, traced.axes), dtype=torch.float64)
     functional.reset_net(net)
-    with torch.no_grad():
+    with torch.no_grad(), InFloat64():
         wanted = net(example)
     made = made if traced.over_time is None else made.mean(0) * traced.over_time
     np.testing.assert_allclose(made, wanted, rtol=0, atol=1e-12)  # another order of the same sums
@@ -92,6 +98,11 @@ def compare(forward: Callable[[Sums, torch.Tensor], torch.Tensor], step_mode: st
         lambda net, x: changed(net.logits(x).sum(0), net.last),
         lambda net, x: net.fired(changed(net.fc(x).view(TIMESTEPS, -1, 8), net.hidden)),
         lambda net, x: net.logits(x) / net.third,
+        lambda net, x: net.fired(net.fc(x) * torch.tensor(0.5)),
+        lambda net, x: net.fired(net.fc(x) + torch.tensor([0.5, 0.25, 1, 0, 0, 0, 0, -2])),
+        lambda net, x: net.logits(x).mean(0) - net.skip(x).sum(0),
+        lambda net, x: net.logits(x).sum(0) - net.skip(x).mean(0),
+        lambda net, x: net.out(torch.add(*(each.bool() for each in net.both(x))).to(x)),
     ],
 )
 def test_sums_with_constants(forward: Callable[[Sums, torch.Tensor], torch.Tensor]) -> None:
@@ -153,6 +164,35 @@ def test_what_changes_values_or_repeats_a_mean_is_refused(
 def test_spikes_may_be_of_any_type(kind: torch.dtype) -> None:
     compare(lambda net, x: net.out(net.lif(net.fc(x)).to(kind).double()), "m")
     compare(lambda net, x: net.out((1 - net.lif(net.fc(x))).to(kind).double()), "m")
+
+
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda x: x.float(),
+        lambda x: x.to(torch.float32),
+        lambda x: x.to("cpu", dtype=torch.float32),
+        lambda x: x.type(torch.float32),
+        lambda x: x.type("torch.FloatTensor"),
+        lambda x: x + torch.zeros_like(x, dtype=torch.float32),
+    ],
+)
+def test_float32_is_the_networks_own_type(cast: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    compare(lambda net, x: net.out(cast(net.lif(cast(net.fc(cast(x)))).bool())), "m")
+    compare(lambda net, x: net.out(cast(net.lif(net.fc(x)).half())), "m")
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda net, x: net.out((~net.lif(net.fc(x)).bool()).float()),
+        lambda net, x: net.out(torch.logical_not(net.lif(net.fc(x))).float()),
+        lambda net, x: net.out((1 - net.lif(net.fc(x)).byte()).float()),
+        lambda net, x: 1 - net.lif(net.skip(x)).mean(0),
+    ],
+)
+def test_spikes_may_be_inverted_in_any_type(forward: Callable[[Sums, torch.Tensor], torch.Tensor]) -> None:
+    compare(forward, "m")
 
 
 def test_other_parts_of_what_is_changed_in_place_may_be_read() -> None:
