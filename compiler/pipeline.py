@@ -40,7 +40,7 @@ from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from resformer.compiler.passes.integer.place_biases import place_biases
 from resformer.compiler.passes.integer.stack_synapses import stack_synapses
-from resformer.compiler.placement.activity import assumed, measure
+from resformer.compiler.placement.activity import assumed, measure, sent_spikes
 from resformer.compiler.placement.optimize import optimize
 from resformer.compiler.placement.place import Placement, place
 from resformer.compiler.progress import Progress
@@ -51,6 +51,7 @@ from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import SCALE_EXP_MAX, QuantizationPlan
 from resformer.compiler.quantize.precision import choose_widths, sensitivities
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
+from resformer.compiler.quantize.resolution import resolution_warnings
 from resformer.compiler.samples.arrays import ArraySamples, as_array
 from resformer.compiler.samples.classes import check_classes
 from resformer.compiler.samples.files import CalibrationSamples, SampleFiles, open_array
@@ -342,7 +343,12 @@ def _compile(
         preprocessing=preprocessing,
         classes=classes,
         sample_notes=() if opened is None else opened.notes,
-        warnings=(*source.warnings, *of_time, *reach_warnings(program)),
+        warnings=(
+            *source.warnings,
+            *of_time,
+            *resolution_warnings(graph, calibrated.plan, quantized),
+            *reach_warnings(program),
+        ),
     )
 
 
@@ -386,7 +392,8 @@ def _placed(
         activity, told = assumed(program), f"assumed: {ASSUMED_RATE:.0%} of the neurons fire at each step"
     else:
         values, _ = program.input.op.signal.integers(samples[:LAYOUT_SAMPLES])
-        activity = measure(program, open_backend("sim")(program, values, record=True).spikes)
+        trace = open_backend("sim")(program, values, record=True)
+        activity = measure(program, sent_spikes(program, trace))
         told = f"measured on {counted(activity.samples, 'calibration sample')}"
     return optimize(fewest, activity, told, options.optimize, cores_percent=options.cores_percent, seed=options.seed)
 

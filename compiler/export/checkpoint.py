@@ -78,6 +78,8 @@ these neurons must not fire at a tie.
 
 Nothing is subtracted for neurons that fire at ties. Behind a mean that float64 rounds, the shift is even added for
 them, so that rounding the last bit does not bring a tie below the threshold."""
+NO_ODDS = 1000.0
+"""The magnitude of a learned ``w`` whose sigmoid, the decay, is exactly zero or one."""
 BN_EPS = 1e-5
 """Epsilon of the authors' batch normalisations."""
 
@@ -195,11 +197,17 @@ def quantized_state(
                 buffer = "firing_rate_x" if transpose else "firing_rate_attn"
                 state[f"{block}.{buffer}"] = np.full((1, 1, heads, 1, 1), unit_rate(count))
             case LIF(dv=dv) if learned_decay:
-                decay = dv / LOIHI.decay_unity
-                state[f"{node.name}.w"] = np.array(math.log(decay / (1 - decay)))
+                state[f"{node.name}.w"] = np.array(_log_odds(dv))
             case op if not isinstance(op, (Conv2d, Dense, *WITHOUT_WEIGHTS)):
                 raise _unknown(node)
     return {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+
+
+def _log_odds(decay: int) -> float:
+    """The ``w`` of a PLIF whose decay, sigmoid(w), is ``decay`` / 4096."""
+    if decay in (0, LOIHI.decay_unity):
+        return NO_ODDS if decay else -NO_ODDS
+    return math.log(decay / (LOIHI.decay_unity - decay))
 
 
 def _stage(block: str) -> int:
@@ -221,8 +229,7 @@ def quantized_module_state(
         imported: The float graph before all passes, which holds the batch normalisations.
         state: The state dict of the module, in float64.
     """
-    output = program.output.op
-    assert isinstance(output, Output)
+    area = _folded_pool_area(program, folded, imported)
     quantized = {name: tensor.clone() for name, tensor in state.items()}
 
     def put(name: str, values: npt.ArrayLike) -> None:
@@ -257,14 +264,13 @@ def quantized_module_state(
                 put(f"{node.name}.weight", weight * level_norm(folded, node.name))
                 # the program's bias is multiplied by the area of the pool before the classifier, and its output divided
                 shares = float(folded[node.name].op.metadata.get(BIAS_SHARES, 1))
-                bias = node.op.bias * 2.0**-node.op.signal.scale_exp * shares / output.divisor
+                bias = node.op.bias * 2.0**-node.op.signal.scale_exp * shares / area
                 behind = _norm_behind(imported, node.name) if node.name in imported else None
                 put(f"{node.name}.bias", bias if behind is None else np.zeros_like(bias))
                 if behind is not None:
                     put_norm(behind, bias)
             case LIF(dv=dv) | CubaLIF(dv=dv) if f"{node.name}.w" in state:
-                decay = float(np.unique(dv).item()) / LOIHI.decay_unity
-                put(f"{node.name}.w", math.log(decay / (1 - decay)))
+                put(f"{node.name}.w", _log_odds(int(np.unique(dv).item())))
             case op if not isinstance(op, (Conv2d, *WITHOUT_WEIGHTS)):
                 raise _unknown(node)
     return quantized
@@ -376,6 +382,16 @@ def pool_area(folded: Graph[nir.NIRNode], name: str) -> int:
     return int(folded[name].op.metadata.get(POOL_AREA, 1))
 
 
+def _folded_pool_area(program: Program, folded: Graph[nir.NIRNode], imported: Graph[nir.NIRNode]) -> int:
+    """The area of the average pool before the readout, by which the output divides; 1 if there is no such pool.
+
+    If the output divides because the module's code divides the logits, the module still does so itself.
+    """
+    output = program.output.op
+    assert isinstance(output, Output)
+    return 1 if folded.output.inputs[0] in imported else output.divisor
+
+
 def level_norm(folded: Graph[nir.NIRNode], name: str) -> float:
     """What a layer's weights were divided by, since it reads whole levels where the module divides them; else 1."""
     return float(folded[name].op.metadata.get(LEVEL_NORM, 1))
@@ -396,6 +412,8 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
     for each in imported:
         if FIXED in each.op.metadata and each.name in folded and not _is_kept(program, each):
             return f"{each.name} has numbers that the module's code computes or states, and no parameter holds"
+        if isinstance(each.op, nir.Scale) and not _keeps_factor(program, folded, imported, each):
+            return f"{each.name} multiplies by numbers that the program rounds, and the module's code does not"
         if isinstance(each.op, nir.Scale) and isinstance(imported[each.inputs[0]].op, primitives.SpikeMatMul):
             fixed = SCALED_BY not in each.op.metadata
             if fixed and (np.frexp(np.abs(collapse(each.op.scale)))[0] != 0.5).any():
@@ -443,6 +461,23 @@ def _is_kept(program: Program, layer: Node[nir.NIRNode]) -> bool:
     if not isinstance(layer.op, nir.Conv2d) or layer.name not in program or layer.op.bias.any():
         return False
     return bool((real_weight(program, layer.name) == layer.op.weight).all())
+
+
+def _keeps_factor(
+    program: Program, folded: Graph[nir.NIRNode], imported: Graph[nir.NIRNode], factor: Node[nir.NIRNode]
+) -> bool:
+    """Whether the program multiplies exactly as the module's code does, if the factor is a layer of the program."""
+    assert isinstance(factor.op, nir.Scale)
+    name = factor.name
+    if name not in folded or not isinstance(folded[name].op, nir.Conv2d | nir.Linear | nir.Affine):
+        return True
+    if name not in program:
+        return False
+    weight = real_weight(program, name)
+    weight = weight.reshape(len(weight), -1) * weight_factor(program, folded, imported, name).reshape(-1, 1)
+    # one factor a channel
+    stated = np.broadcast_to(factor.op.scale, factor.shape).reshape(factor.shape[0], -1)[:, 0]
+    return np.array_equal(weight, stated[:, None]) or np.array_equal(weight, np.diag(stated))
 
 
 def _inexact_levels(program: Program, folded: Graph[nir.NIRNode], node: Node[ops.Op]) -> str:

@@ -96,11 +96,13 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
     assert isinstance(output, Output)
     # where the graph's layers and neurons read a mean, the program's may read a sum or have their output divided
     areas = {} if graph is folded else {each.name: int(each.op.metadata.get(POOL_AREA, 1)) for each in folded}
+    # a division of the logits that the graph holds itself leaves the bias before it what it is
+    pooled = graph is not folded and folded.output.inputs[0] not in graph
     for node in graph:
         op = quantized[node.name].op if node.name in quantized else None
         if isinstance(op, Conv2d | Dense):
             area = areas.get(node.name, 1)
-            divisor = output.divisor if isinstance(op, Dense) and graph is not folded else 1
+            divisor = output.divisor if isinstance(op, Dense) and pooled else 1
             whole_bias = op.bias + _held_surplus(quantized, node.name) / 2**LOIHI.a_shift
             grain = 2.0**-op.signal.scale_exp / divisor
             bias = whole_bias * grain

@@ -23,15 +23,19 @@ from resformer.compiler.ir.ops import (
     Conv2d,
     Dense,
     Input,
+    MaxPool2d,
+    MultiSpikeIF,
     Op,
     Output,
     RecurrentCubaLIF,
+    Relay,
     SampleDelay,
     Shapes,
     SpikeGate,
+    SumPool2d,
 )
 from resformer.compiler.ir.program import Program, layer_names, layer_synapses, shapes_around, stacked_parts
-from resformer.compiler.ir.trace import SpikeTrain
+from resformer.compiler.ir.trace import CountTrain, SpikeTrain, Trace
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -88,6 +92,16 @@ class Events:
 
 def _added(some: Mapping[str, Int64Array], others: Mapping[str, Int64Array]) -> dict[str, Int64Array]:
     return {name: each + others[name] for name, each in some.items()}
+
+
+def sent_spikes(program: Program, trace: Trace) -> dict[str, SpikeTrain]:
+    """What the populations sent, in topological order: spikes, or counts of them; empty if nothing was recorded."""
+    trains = dict(trace.spikes) | {
+        name: CountTrain.pack(trace.graded[name])
+        for name in program.spiking_names
+        if isinstance(program[name].op, MultiSpikeIF) and name in trace.graded
+    }
+    return {name: trains[name] for name in program.spiking_names if name in trains}
 
 
 def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
@@ -214,8 +228,9 @@ def _source(program: Program, node: Node[Op], index: int = -1) -> Node[Op]:
 
 
 def _reads_pixels(program: Program, node: Node[Op]) -> bool:
+    """Whether a node reads the input, as it is or through pools, and relays and delays around them."""
     source = _source(program, node)
-    while isinstance(source.op, SampleDelay):
+    while isinstance(source.op, SampleDelay | SumPool2d | MaxPool2d | Relay):
         source = _source(program, source)
     return isinstance(source.op, Input)
 

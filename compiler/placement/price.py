@@ -357,11 +357,13 @@ def messages_of(activity: Activity, population: Population) -> FloatArray:
     """Messages that a population sends for one sample, (T, rows, columns), summed over channels.
 
     Graded neurons are taken to send at every step, except those that send counts of spikes: these were recorded.
+    Readouts send nothing: the host reads them.
     """
     if population.name in activity.spikes:
         return activity.spikes[population.name] / activity.samples
     channels, rows, columns = population.shape
-    return np.broadcast_to(float(channels), (activity.timesteps, rows, columns))
+    sent = float(channels) if population.graded else 0.0
+    return np.broadcast_to(sent, (activity.timesteps, rows, columns))
 
 
 def operations_of(edge: Edge, population: Population, sent: FloatArray, activity: Activity, chip: Chip) -> FloatArray:

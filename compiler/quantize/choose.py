@@ -46,7 +46,7 @@ from resformer.compiler.quantize.plan import (
     weight_exp_max,
     weight_unit_exp,
 )
-from resformer.compiler.quantize.ranges import MEASURED_HEADROOM, pixel_deviation
+from resformer.compiler.quantize.ranges import MEASURED_HEADROOM, pixel_deviation, require_graded
 from resformer.compiler.target import LOIHI
 from resformer.errors import InputError, RangeError, UnsupportedError
 
@@ -146,9 +146,14 @@ def choose_plan(
     Raises:
         UnsupportedError: A node has no exact integer form.
         RangeError: No scale fits a domain's currents, weights and thresholds, or a layer cannot have its width.
-        InputError: A width is given for a layer that the network does not have.
+        InputError: A width is given for a layer that the network does not have, or all samples are zero.
     """
     _check_widths(graph, config.layer_bits)
+    if measured and not ranges[graph.input.name]:
+        raise InputError(
+            "calibration: all values of all samples are 0, which shows nothing of the network's currents; give samples "
+            "such as the network will get"
+        )
     headroom = MEASURED_HEADROOM if measured else 1.0
     reach = {name: headroom * each for name, each in ranges.items()}
     return _Choice(graph, reach, config, finer_pixels=CALIBRATED_PIXEL_BITS if measured else 0, seen=seen).plan()
@@ -287,6 +292,7 @@ class _Choice:
             reach = self.config.input_range
         elif self.counts_events:
             reach = max(COUNT_MAX, reach)
+        require_graded(self.graph.input.name, reach)
         high: int = 2 ** math.ceil(math.log2(max(reach * 2.0**self.input_exp, 1.0)))
         if high > LOIHI.graded_max:
             raise RangeError(
@@ -470,20 +476,23 @@ class _Choice:
                 return 1.0
 
     def _resolving_exp(self, node: Node[nir.NIRNode]) -> int:
-        """The k at which most channels' weights fill their mantissas with exponent zero; a finer k gains nothing."""
+        """The k at which most channels' weights fill their mantissas with exponent zero; a finer k gains nothing.
+
+        It is no less than the k of what the layer reads, which no current may be coarser than.
+        """
         if not isinstance(node.op, CONVOLUTIONAL):
             return 0
+        source_exp = self._source_exp(node) if isinstance(node.op, nir.Conv2d) else 0
         largest = np.sort(self.kept[node.name])[::-1]
         largest = largest[largest > 0]
         if not len(largest):
-            return 0
+            return source_exp
         finest = max(float(largest[math.ceil(FINE_CHANNELS * len(largest)) - 1]), SMALLEST_MAGNITUDE)
-        source_exp = self._source_exp(node) if isinstance(node.op, nir.Conv2d) else 0
         bits = self._bits(node)
         # a ninth bit is for channels whose exponents can go down; a finer k would make all currents larger, and that
         # costs relays
         bits = LOIHI.weight_bits_max if bits == OUTLIER_BITS else bits
-        return source_exp + math.ceil(math.log2(mantissa_max(bits) / finest))
+        return source_exp + max(math.ceil(math.log2(mantissa_max(bits) / finest)), 0)
 
     def _readout_exp(self, node: Node[nir.NIRNode]) -> int:
         """k of a readout's weights: no spike depends on it, so they fill their mantissas."""

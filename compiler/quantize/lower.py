@@ -246,7 +246,8 @@ class _Lowering:
             self._current(node.name),
             weight=integers.weight.astype(np.int8),
             weight_exp=self.plan.layers[node.name].weight_exp[0],
-            bias=_checked_bias(node.name, integers.bias),
+            # the output takes it as a real number, so that no format of Loihi limits it
+            bias=_checked_bias(node.name, integers.bias, np.iinfo(np.int32).max),
         )
 
     def _integers(self, node: Node[nir.NIRNode]) -> LayerIntegers:

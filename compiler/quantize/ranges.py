@@ -27,6 +27,8 @@ from resformer.compiler.ir.primitives import (
     SpikeMatMul,
     collapse,
 )
+from resformer.compiler.target import LOIHI
+from resformer.errors import RangeError
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +89,23 @@ def pixel_deviation(largest: float) -> float:
     return max(largest / ESTIMATED_INPUT_RANGE, 1.0)
 
 
+def require_graded(name: str, largest: float) -> None:
+    """Refuse values of the input that no scale makes small enough for a graded spike.
+
+    Args:
+        name: The input's name.
+        largest: The largest magnitude.
+
+    Raises:
+        RangeError: It is too large.
+    """
+    if largest > LOIHI.graded_max:
+        raise RangeError(
+            f"{name}: values up to {largest:.4g}, the limit of a 24-bit value is {LOIHI.graded_max}; normalise the "
+            "samples"
+        )
+
+
 def estimated_ranges(graph: Graph[nir.NIRNode], input_range: float | None = None) -> dict[str, float]:
     """A statistical bound on each node's output, from the weights alone.
 
@@ -98,8 +117,12 @@ def estimated_ranges(graph: Graph[nir.NIRNode], input_range: float | None = None
     mean; unless their range is known, they have unit variance and magnitudes up to ``ESTIMATED_INPUT_RANGE``. The bound
     is ``ESTIMATED_DEVIATIONS`` standard deviations beyond the mean of the channel that reaches furthest. Sums add means
     and variances, except in DSSA's products, whose terms are taken to deviate together.
+
+    Raises:
+        RangeError: A pixel is too large for a graded spike at any scale.
     """
     largest = ESTIMATED_INPUT_RANGE if input_range is None else input_range
+    require_graded(graph.input.name, largest)
     pixels = pixel_deviation(largest)
     moments: dict[str, _Moments] = {}
     for node in graph:

@@ -79,6 +79,8 @@ def _compile(arguments: argparse.Namespace, processes: Processes) -> int:
         check_event_usage(arguments, arguments.calibration)
     elif arguments.sweep is None and arguments.report is None:
         raise UsageError("--input: goes with --sweep or --report")
+    elif arguments.sweep is None and set(arguments.target) == {"nir"}:
+        raise UsageError("--input: --target nir writes no program to run; add --target sim, or leave out --input")
     else:
         check_input_usage(arguments, *filter(None, (arguments.calibration,)))
     samples = (arguments.calibration, arguments.input, arguments.labels)

@@ -94,7 +94,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--chip",
         metavar=f"{{{','.join(PACKAGED)},FILE.yaml}}",
-        help="with --input: estimate the cost for another chip than the builds were placed on, or with other constants",
+        help="with --input and without --cost: estimate the cost for another chip than the builds were placed on, or "
+        "with other constants",
     )
     parser.add_quiet_option(parser, "errors and warnings")
     return parser
@@ -126,6 +127,8 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         given = getattr(arguments, name)
         if given and len(given) != builds:
             raise UsageError(f"--{name}: {len(given)} files for {builds} builds; give one each, in their order")
+    if arguments.chip is not None and arguments.cost:
+        raise UsageError("--chip: not with --cost, whose files name their chips; leave one out")
     if arguments.input is None:
         require_input(arguments, *PREPROCESSING, "preprocessing", "chip", "model", "trace")
         check_event_usage(arguments)

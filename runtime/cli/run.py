@@ -139,6 +139,8 @@ def _check_usage(arguments: argparse.Namespace, processes: Processes) -> None:
     needs_cost = [name for name in ("json", "spread") if getattr(arguments, name) is not None]
     if needs_cost and not arguments.cost:
         raise UsageError(f"--{needs_cost[0]}: goes with --cost")
+    if arguments.spread is not None and arguments.report is not None:
+        raise UsageError("--spread: not with --report, whose page shows the build's own layout; leave one out")
     if arguments.chip is not None and not _counts_cost(arguments):
         raise UsageError("--chip: goes with --cost or --report")
     written = {"-o": arguments.output, "--json": arguments.json, "--report": arguments.report}
@@ -314,21 +316,16 @@ def _summarize(
     """Print what inference found."""
     import numpy as np
 
-    from resformer.compiler.samples.classes import named
     from resformer.compiler.samples.preprocessing import NO_PREPROCESSING
-    from resformer.runtime.run.infer import saturated_in_words
+    from resformer.runtime.run.infer import predictions_in_words, saturated_in_words
 
     count = len(result.predictions)
     histogram = np.bincount(result.predictions, minlength=given.program.output.shape[0])
-    most = np.argsort(-histogram, kind="stable")[:10]
     where = arguments.backend + (f", {processes.count} processes" if processes.count > 1 else "")
     rows = [
         ("samples", f"{count}, {result.logits.shape[1]} steps each"),
         ("speed", f"{count / result.seconds:.3g} images/s ({result.seconds:.1f} s in {where})"),
-        (
-            "predictions",
-            ", ".join(f"{named(int(each), given.classes)}: {histogram[each]}" for each in most if histogram[each]),
-        ),
+        ("predictions", predictions_in_words(histogram, given.classes)),
     ]
     rows.append(
         ("accuracy", f"absent: {result.accuracy_absent}" if result.accuracy is None else f"{result.accuracy:.2%}")

@@ -47,9 +47,8 @@ def run_stream(arguments: argparse.Namespace) -> int:
     """Run a recording, write its results, and print a summary; returns the exit status."""
     import numpy as np
 
-    from resformer.compiler.samples.classes import named
     from resformer.runtime.compiled import load
-    from resformer.runtime.run.infer import saturated_in_words, to_know_unrecorded
+    from resformer.runtime.run.infer import predictions_in_words, saturated_in_words, to_know_unrecorded
 
     terminal = terminal_for(arguments)
     started = time.perf_counter()
@@ -87,11 +86,10 @@ def run_stream(arguments: argparse.Namespace) -> int:
         if spool is not None:
             write_atomically(arguments.output, lambda file: spool.write(file, compiled.held.classes))
     steps, classes = compiled.program.timesteps, compiled.held.classes
-    most = [int(each) for each in np.argsort(-histogram, kind="stable")[:10] if histogram[each]]
     rows = [
         ("samples", f"{samples:,}, {steps} steps each"),
         ("time", f"{time.perf_counter() - started:.1f} s in {arguments.backend}"),
-        ("predictions", ", ".join(f"{named(each, classes)}: {histogram[each]:,}" for each in most)),
+        ("predictions", predictions_in_words(histogram, classes)),
         ("input values clipped", f"{clipped:,}"),
         ("values saturated", saturated_in_words(compiled.program, saturated, uncounted, arguments.backend)),
     ]

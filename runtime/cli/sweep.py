@@ -24,7 +24,14 @@ from resformer.compiler.save.report import sqnr_db
 from resformer.errors import ResformerError, SampleWarning, UnsupportedError
 from resformer.runtime.cli.compile_options import compile_options
 from resformer.runtime.cli.event_options import event_binning
-from resformer.runtime.cli.sweep_points import Classes, Original, joined, original_share, write_point_page
+from resformer.runtime.cli.sweep_points import (
+    Classes,
+    Original,
+    cut_every,
+    joined,
+    original_share,
+    write_point_page,
+)
 from resformer.runtime.compiled import Compiled, compile  # noqa: A004
 from resformer.runtime.cost.cost import Cost
 from resformer.runtime.given import Given
@@ -182,7 +189,7 @@ def run(
     for index, values in list(enumerate(combinations))[processes.rank :: processes.count]:
         choices = {key: text for key, (text, _, _) in zip(axes, values, strict=True)}
         update(Point(choices).title, index, len(combinations))
-        chosen = argparse.Namespace(**{**vars(arguments), **{name: value for _, name, value in values}})
+        chosen = _chosen(arguments, {name: value for _, name, value in values})
         with warnings.catch_warnings(record=processes.count > 1) as caught:
             try:
                 point, classes = _point(chosen, choices, pages and pages / page_name(index, choices))
@@ -199,6 +206,15 @@ def run(
         warnings.warn(message, SampleWarning, stacklevel=2)
     original = joined([each for _, each in parts if each is not None])
     return tuple(_compared(point, classes, original) for point, _, classes in in_order)
+
+
+def _chosen(arguments: argparse.Namespace, values: Mapping[str, object]) -> argparse.Namespace:
+    """The arguments of a combination: a repeatable option has its values without the sweep, and then the swept one."""
+    chosen = vars(arguments) | {
+        name: [*getattr(arguments, name), *value] if isinstance(value, list) else value
+        for name, value in values.items()
+    }
+    return argparse.Namespace(**chosen)
 
 
 def require_any(points: Sequence[Point]) -> None:
@@ -233,10 +249,10 @@ def _point(
         facts |= {"fits": not placement.violations, "cores": placement.cores, "chips": placement.chips}
     given = cost = classes = None
     if arguments.input is not None:
-        given = compiled.read(
-            arguments.input, samples=arguments.samples, labels=arguments.labels, binning=event_binning(arguments)
-        )
-        measured, cost, classes = _measured(compiled, given)
+        binning = event_binning(arguments)
+        given = compiled.read(arguments.input, samples=arguments.samples, labels=arguments.labels, binning=binning)
+        measured, cost, predictions = _measured(compiled, given)
+        classes = Classes(predictions, given.labels, cut_every(binning, compiled.program.timesteps))
         facts |= measured | {name: (*facts[name], *measured[name]) for name in TOLD}
     point = Point(choices, **facts)
     if page is not None:
@@ -253,8 +269,8 @@ def _worst_sqnr(compiled: Compiled) -> float | None:
     return min((each for each in found if each is not None), default=None)
 
 
-def _measured(compiled: Compiled, given: Given) -> tuple[dict[str, Any], Cost, Classes]:
-    """What a run of the samples found, its cost, and the classes that it found."""
+def _measured(compiled: Compiled, given: Given) -> tuple[dict[str, Any], Cost, Int64Array]:
+    """What a run of the samples found, its cost, and the class of each sample."""
     result = compiled.run(given, backend=BACKEND, count=True)
     facts: dict[str, Any] = {
         "samples": len(given.samples),
@@ -265,14 +281,13 @@ def _measured(compiled: Compiled, given: Given) -> tuple[dict[str, Any], Cost, C
     if given.labels is not None:
         facts |= _share("accuracy", result.predictions, given.labels)
     cost = compiled.cost(result)
-    facts["sops"] = cost.paper.sops
+    facts |= {"sops": cost.paper.sops, "paper_mj": cost.paper.energy_mj}
     if compiled.options.chip is not None:
         facts |= {
-            "paper_mj": cost.paper.energy_mj,
             **{name: getattr(cost, name) for name in WITH_INTERVALS},
             **{f"{name}_{end}": cost.between(name)[index] for name in WITH_INTERVALS for index, end in enumerate(ENDS)},
         }
-    return facts, cost, Classes(result.predictions, given.labels)
+    return facts, cost, result.predictions
 
 
 def _compared(point: Point, classes: Classes | None, original: Original) -> Point:
@@ -281,9 +296,26 @@ def _compared(point: Point, classes: Classes | None, original: Original) -> Poin
         return point
     if original.predictions is None:
         return replace(point, notes=(*point.notes, *filter(None, (original.absent,))))
+    absent = _other_samples(classes, original, len(original.predictions))
+    if absent is not None:
+        return replace(point, notes=(*point.notes, absent))
     agreement = _share("agreement", classes.predictions, original.predictions)
     accuracy = None if classes.labels is None else float(np.mean(original.predictions == classes.labels))
     return replace(point, **agreement, accuracy_original=accuracy)
+
+
+def _other_samples(classes: Classes, original: Original, samples: int) -> str | None:
+    """Why a point has no agreement with an original that ran ``samples`` samples; None if both ran the same."""
+    if classes.cut != original.cut:
+        return (
+            f"no agreement: the recording is cut every {classes.cut} frames here, and every {original.cut} for the "
+            f"network without the options of the sweep, so the samples differ; --timesteps {classes.cut} makes that "
+            "network take these"
+        )
+    if len(classes.predictions) != samples:
+        found = len(classes.predictions)
+        return f"no agreement: {found} samples here, and {samples} for the network without the options of the sweep"
+    return None
 
 
 def _share(name: str, predictions: Int64Array, wanted: Int64Array) -> dict[str, Any]:

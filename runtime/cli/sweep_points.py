@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.progress import Progress
+from resformer.compiler.samples.events.frames import Binning
 from resformer.errors import ResformerError
 from resformer.runtime.cli.compile_options import NO_CHIP, compile_options
 from resformer.runtime.cli.event_options import event_binning
@@ -38,10 +39,12 @@ class Original:
     Attributes:
         predictions: (N,), the class of each sample; None if the network cannot run.
         absent: Why there are no predictions; None if there are.
+        cut: See ``cut_every``.
     """
 
     predictions: Int64Array | None
     absent: str | None = None
+    cut: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +54,22 @@ class Classes:
     Attributes:
         predictions: (N,), the class of each sample.
         labels: (N,), the true classes, if they are known.
+        cut: See ``cut_every``.
     """
 
     predictions: Int64Array
     labels: Int64Array | None
+    cut: int | None = None
+
+
+def cut_every(binning: Binning | None, timesteps: int) -> int | None:
+    """Every how many frames a recording was cut into samples; None if T does not decide where samples begin.
+
+    Args:
+        binning: How the recording became frames; None if it is none, or a whole recording is one sample.
+        timesteps: T of the network.
+    """
+    return None if binning is None or binning.is_whole else timesteps
 
 
 def original_share(arguments: argparse.Namespace, update: Progress, processes: Processes) -> Original:
@@ -66,7 +81,7 @@ def original_share(arguments: argparse.Namespace, update: Progress, processes: P
         processes: The processes that share the sweep.
     """
     try:
-        return Original(_predictions(arguments, update, processes))
+        return _original(arguments, update, processes)
     except (ResformerError, MemoryError) as error:
         reason = str(error) if isinstance(error, ResformerError) else "out of memory"
         absent = f"no agreement: the network without the options of the sweep cannot run ({' '.join(reason.split())})"
@@ -77,17 +92,20 @@ def joined(shares: Sequence[Original]) -> Original:
     """The shares of all processes as one, without predictions if any share has none."""
     absent = next((each.absent for each in shares if each.predictions is None), None)
     found = [each.predictions for each in shares if each.predictions is not None]
-    return Original(None, absent) if absent is not None or not found else Original(np.concatenate(found))
+    if absent is not None or not found:
+        return Original(None, absent)
+    return Original(np.concatenate(found), cut=shares[0].cut)
 
 
-def _predictions(arguments: argparse.Namespace, update: Progress, processes: Processes) -> Int64Array:
-    """The classes that the original finds for this process's share of the samples, (n,)."""
+def _original(arguments: argparse.Namespace, update: Progress, processes: Processes) -> Original:
+    """What the original finds for this process's share of the samples."""
     # options of quantization and placement do not change the float network
     plain = argparse.Namespace(**vars(arguments))
     plain.calibration = plain.synapse_budget = plain.optimize_cores = plain.seed = None
     plain.precision, plain.layer_bits, plain.chip, plain.optimize = "fixed", [], NO_CHIP, "cores"
     compiled = compile(arguments.model, options=compile_options(plain))
-    samples = compiled.read(arguments.input, samples=arguments.samples, binning=event_binning(arguments)).samples
+    binning = event_binning(arguments)
+    samples = compiled.read(arguments.input, samples=arguments.samples, binning=binning).samples
     first, last = processes.part(len(samples))
     found = [np.empty(0, dtype=np.int64)]
     for start in range(first, last, BATCH):
@@ -95,7 +113,7 @@ def _predictions(arguments: argparse.Namespace, update: Progress, processes: Pro
         real = samples.real(start, min(start + BATCH, last))
         given = as_original_takes(real, compiled.program, rounded=compiled.origin.fine_tuned)
         found.append(predict(float_interpreter.run(compiled.graph, given).numpy()))
-    return np.concatenate(found)
+    return Original(np.concatenate(found), cut=cut_every(binning, compiled.program.timesteps))
 
 
 def write_point_page(compiled: Compiled, given: Given | None, cost: Cost | None, title: str, path: Path) -> None:

@@ -112,7 +112,7 @@ class Cost(Summarized):
     @property
     def power_mw(self) -> float:
         """The power of the chips while samples follow each other, in mW."""
-        return _milliwatts(self.energy_mj, self.interval_us)
+        return _power(self.totals, self.totals)
 
     def between(self, figure: str) -> tuple[float, float]:
         """The least and the largest value that one of the figures above may have, given the figure's name.
@@ -129,13 +129,9 @@ FIGURES = ("step_ns", "latency_us", "interval_us", "power_mw")
 ENERGIES = ("dynamic", "static", "total")
 
 
-def _milliwatts(energy_mj: float, interval_us: float) -> float:
-    return energy_mj / interval_us * 1e6
-
-
 def _power(energy: Totals, time: Totals) -> float:
     """Power with the energies of one set of constants and the times of another, in mW."""
-    return energy.static_mw + _milliwatts(energy.dynamic_mj, time.interval_us)
+    return energy.static_mw + energy.dynamic_mj / time.interval_us * 1e6
 
 
 def estimate(program: Program, activity: Activity, placement: Placement) -> Cost:

@@ -70,6 +70,8 @@ def spread(program: Scheduled, activity: Activity, cost: Cost, chips: int | None
     slow = max(layer.step_ns for layer in cost.layers)
     fast = sum(work.values()) / (chips * chip.cores_per_chip)
     best = cost
+    if fast == 0:  # no layer's work takes time, so more cores save none
+        return best
     for _ in range(ROUNDS):
         if slow - fast <= PRECISION * slow:
             break

@@ -17,11 +17,11 @@ import numpy.typing as npt
 from resformer.compiler.backends import BACKENDS, Runner, open_backend
 from resformer.compiler.backends.base import does_not_fit
 from resformer.compiler.ir.effort import operation_bytes
-from resformer.compiler.ir.ops import MaxPool2d, MultiSpikeIF, Relay, SpikeAttention, SpikeMatMul
+from resformer.compiler.ir.ops import MaxPool2d, Relay, SpikeAttention, SpikeMatMul
 from resformer.compiler.ir.program import Scheduled, may_clip
 from resformer.compiler.ir.summary import Summarized, Summary, counted, listed
-from resformer.compiler.ir.trace import CountTrain, SpikeTrain, Trace
-from resformer.compiler.placement.activity import Events, events
+from resformer.compiler.ir.trace import SpikeTrain, Trace
+from resformer.compiler.placement.activity import Events, events, sent_spikes
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.samples.classes import named
 from resformer.errors import CapacityError
@@ -42,7 +42,7 @@ STREAM_BYTES = 2**30
 ENCODING_BYTES = 3 * np.dtype(np.float64).itemsize + np.dtype(np.int32).itemsize
 """Bytes that encoding takes for each value: float64 as given, rounded and clipped, and the int32."""
 PREDICTIONS_SHOWN = 10
-"""How many predictions a summary shows."""
+"""How many predictions a summary shows, and how many of the classes that were found."""
 SATURATED_SHOWN = 10
 """How many of the nodes that clipped values are named, the worst first: long cells of a table are cut."""
 RECORD_BYTES = 2**32
@@ -236,16 +236,6 @@ def infer_part(
     return Part(join(traces), clipped, notes_of(runner), largest, dict(fired), dict(chances), seen)
 
 
-def sent_spikes(program: Scheduled, trace: Trace) -> dict[str, SpikeTrain]:
-    """What the populations sent, in topological order: spikes, or counts of them; empty if nothing was recorded."""
-    trains = dict(trace.spikes) | {
-        name: CountTrain.pack(trace.graded[name])
-        for name in program.spiking_names
-        if isinstance(program[name].op, MultiSpikeIF) and name in trace.graded
-    }
-    return {name: trains[name] for name in program.spiking_names if name in trains}
-
-
 def notes_of(runner: Runner) -> tuple[str, ...]:
     """What a runner's runs found out about this machine (``OpenBackend.notes``); empty if it has no notes."""
     return tuple(getattr(runner, "notes", ()))
@@ -288,6 +278,17 @@ def _to_know(program: Scheduled, trace: Trace, parts: Sequence[Part]) -> tuple[s
     fired = {name: sum(part.fired[name] for part in parts) for name in populations}
     chances = {name: sum(part.chances[name] for part in parts) for name in populations}
     return silence(fired, chances, from_nir=program.metadata.get("source") == "nir") + lines
+
+
+def predictions_in_words(histogram: npt.NDArray[np.int64], classes: Sequence[str] | None) -> str:
+    """How many samples each class was found in, the most frequent first.
+
+    Args:
+        histogram: The number of samples of each class.
+        classes: The names of the classes, class 0 first, if they are known.
+    """
+    found = [int(each) for each in np.argsort(-histogram, kind="stable") if histogram[each]]
+    return listed([f"{named(each, classes)}: {histogram[each]:,}" for each in found], PREDICTIONS_SHOWN)
 
 
 def saturated_in_words(

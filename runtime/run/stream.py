@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from resformer.compiler.backends import OpenBackend
 from resformer.compiler.ir.program import Scheduled
+from resformer.compiler.placement.activity import sent_spikes
 from resformer.compiler.samples.arrays import Samples, as_array
 from resformer.errors import InputError
 from resformer.runtime.run.encode import encode
@@ -22,7 +23,6 @@ from resformer.runtime.run.infer import (
     notes_of,
     require_room_for_batch,
     samples_at_once,
-    sent_spikes,
 )
 
 Frames = npt.NDArray[Any]

@@ -112,3 +112,14 @@ def test_figures_and_layers_are_the_files_own(shown: Shown, open_page: Callable[
         assert float(told["energy"]) == pytest.approx(sum(layer[f"{kind}_pj"] for kind in ENERGIES), rel=1e-12)
         for title, key in {"cores": "cores", "updates": "updates", "messages": "messages", "step": "step_ns"}.items():
             assert float(told[title]) == layer[key], (layer["name"], title)
+
+
+def test_a_cost_of_another_layout_says_so(shown: Shown, edited: Edited, open_page: Callable[..., Any]) -> None:
+    def change(build: Any) -> None:
+        build["cost"]["chip"]["name"] = "loihi1"
+        build["cost"]["fits"] = False
+
+    for path, differs in ((shown.page, False), (edited(change), True)):
+        said = open_page(path).locator(".answer").nth(3).inner_text()
+        assert ("This is another layout than the one that is judged here" in said) == differs
+        assert ("The network does not fit loihi1." in said) == differs

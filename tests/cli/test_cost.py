@@ -161,6 +161,8 @@ def test_spreading_tells_the_cost_of_the_faster_layout(
     assert f"spread: {before['cores']} to {after['cores']} cores" in capsys.readouterr().out
     assert run_main([str(tiny.build), "--input", str(tiny.images), "--spread"]) == 2
     assert "--spread: goes with --cost" in capsys.readouterr().err
+    assert run_main([str(tiny.build), *given, "--report", str(tmp_path / "r.html")]) == 2
+    assert "--spread: not with --report" in capsys.readouterr().err
 
 
 def test_more_chips_than_there_are_is_said_before_the_run(

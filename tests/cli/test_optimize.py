@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nir
+import numpy as np
 import pytest
 
 import resformer
@@ -115,3 +117,24 @@ def test_goals_can_be_swept(tiny: Tiny, tmp_path: Path) -> None:
 def test_wrong_usage(tiny: Tiny, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     assert main([str(tiny.model), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_neurons_that_send_counts_are_measured_too(tmp_path: Path) -> None:
+    rng, folder = np.random.default_rng(0), tmp_path / "b"
+
+    def neurons(count: int) -> nir.IF:
+        return nir.IF(r=np.full(count, 1e3), v_threshold=np.ones(count), v_reset=np.zeros(count))
+
+    layers = [each for size in ((8, 10), (4, 8)) for each in (nir.Linear(rng.random(size)), neurons(size[0]))]
+    nir.write(tmp_path / "net.nir", nir.NIRGraph.from_list(layers))
+    np.save(tmp_path / "x.npy", rng.random((4, 10)))
+    given = ["--dt", "1e-3", "--timesteps", "4", "--spikes-per-step", "multi", "--calibration", str(tmp_path / "x.npy")]
+    wanted = ["--optimize", "time", "--target", "sim", "-o", str(folder), "--quiet"]
+    assert main([str(tmp_path / "net.nir"), *given, *wanted]) == 0
+    layout = read_json(folder / "placement.json")["layout"]
+    assert layout["activity"] == "measured on 4 calibration samples"
+    run = ["--input", str(tmp_path / "x.npy"), "--backend", "sim", "--cost", "--json", str(tmp_path / "c.json")]
+    assert run_main([str(folder), *run]) == 0
+    content = read_json(tmp_path / "c.json")
+    assert all(sum(steps) > 0 for steps in content["spikes"].values())
+    assert content["layout"]["chosen"] == layout["chosen"]

@@ -259,6 +259,7 @@ def cost_of_strangers() -> dict[str, Any]:
         (["--samples", "2"], 2, "--samples: goes with --input"),
         (["--model", "m.pt"], 2, "--model: goes with --input"),
         (["--chip", "loihi1"], 2, "--chip: goes with --input"),
+        (["--input", "x.npy", "--cost", "c.json", "--chip", "loihi1"], 2, "--chip: not with --cost, whose files name"),
         (["--verify", "a.json", "--verify", "b.json"], 2, "--verify: 2 files for 1 builds"),
         (["--verify", "{bad}"], 1, "no JSON"),
         (["--verify", "{nan}"], 1, "no JSON (NaN is no number in JSON)"),

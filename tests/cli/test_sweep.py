@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import nir
 import numpy as np
 import pytest
 
@@ -143,6 +144,11 @@ def test_flags_can_vary(tiny: Tiny, tmp_path: Path) -> None:
         (["--table", "t.csv", "--target", "sim", "-o", "b"], 2, "--table: goes with --sweep"),
         (["--input", "x.npy", "--target", "sim", "-o", "b"], 2, "--input: goes with --sweep or --report"),
         (["--report", "b", "--target", "sim", "-o", "b"], 2, "--report: b is the build's folder; name a file"),
+        (
+            ["--report", "r.html", "--target", "nir", "-o", "b", "--input", "x.npy"],
+            2,
+            "--input: --target nir writes no program to run; add --target sim, or leave out --input",
+        ),
         (["--check", "--report", "r.html"], 2, "--report: shows a build, and --check writes none"),
     ],
 )
@@ -244,3 +250,62 @@ def test_where_the_float_network_cannot_run_agreement_is_absent_and_said(tiny: T
     assert point["sops"] > 0
     assert point["agreement"] is None
     assert any(note.startswith("no agreement: ") for note in point["notes"])
+
+
+@pytest.mark.parametrize("more", [["--samples", "2"], []])
+def test_a_recording_that_each_t_cuts_otherwise_has_no_agreement(tmp_path: Path, more: list[str]) -> None:
+    rng, table = np.random.default_rng(0), tmp_path / "t.json"
+
+    def lif(*shape: int) -> nir.LIF:
+        return nir.LIF(*(np.full(shape, each) for each in (2e-3, 1.0, 0.0, 0.3)), v_reset=np.zeros(shape))
+
+    layers = [
+        nir.Conv2d((4, 4), rng.random((2, 2, 3, 3)), 1, 1, 1, 1, np.zeros(2)),
+        lif(2, 4, 4),
+        nir.Flatten({"input": np.array([2, 4, 4])}, 0, -1),
+        nir.Affine(rng.random((3, 32)) - 0.4, np.zeros(3)),
+        lif(3),
+    ]
+    nir.write(tmp_path / "net.nir", nir.NIRGraph.from_list(layers))
+    events = np.zeros(400, dtype=[("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "<i1")])
+    events["t"] = np.sort(rng.integers(0, 80_000, 400))
+    for name, end in (("x", 4), ("y", 4), ("p", 2)):
+        events[name] = rng.integers(0, end, 400)
+    np.save(tmp_path / "x.npy", events)
+    given = ["--dt", "1e-3", "--input-kind", "frames", "--input", str(tmp_path / "x.npy"), "--sensor-size", "4x4"]
+    swept = ["--timesteps", "4", "--sweep", "timesteps=4,2", "--table", str(table)]
+    assert main([str(tmp_path / "net.nir"), *given, "--bin-ms", "10", *more, *swept]) == 0
+    same, other = read_json(table)["points"]
+    assert same["agreement"] is not None
+    assert not same["notes"]
+    assert other["samples"] == (2 if more else 4)
+    assert (other["agreement"], other["accuracy_original"]) == (None, None)
+    (note,) = other["notes"]
+    assert note.startswith(
+        "no agreement: the recording is cut every 2 frames here, and every 4 for the network without"
+    )
+    # as one sample, a whole recording is the same for each T
+    assert main([str(tmp_path / "net.nir"), *given, *swept]) == 0
+    assert all(point["agreement"] is not None for point in read_json(table)["points"])
+
+
+def test_a_repeatable_option_keeps_its_values_without_the_sweep(tiny: Tiny, tmp_path: Path) -> None:
+    found = []
+    for given in (
+        ["--layer-bits", "layers.0.1.up.1=2", "--sweep", "weight-bits=8"],
+        ["--layer-bits", "layers.0.1.up.1=2", "--sweep", "layer-bits=prologue.0=7,prologue.0=8"],
+        ["--layer-bits", "layers.0.1.up.1=2", "--sweep", "layer-bits=layers.0.1.up.1=8"],
+    ):
+        assert sweep(tiny, *given, "--table", str(tmp_path / "t.json")) == 0
+        found.append([point["sqnr_db"] for point in read_json(tmp_path / "t.json")["points"]])
+    (worst,), others, (overridden,) = found
+    assert others == [worst, worst]
+    assert overridden > worst
+
+
+def test_the_papers_energy_needs_no_chip(tiny: Tiny, tmp_path: Path) -> None:
+    given = ["--input", str(tiny.images), "--samples", "1", "--table", str(tmp_path / "t.json")]
+    assert sweep(tiny, *given, "--sweep", "chip=none,loihi2") == 0
+    none, loihi2 = read_json(tmp_path / "t.json")["points"]
+    assert none["paper_mj"] == loihi2["paper_mj"] > 0
+    assert none["energy_mj"] is None

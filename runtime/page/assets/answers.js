@@ -170,7 +170,15 @@ function costs({ build }) {
       row("power", "power_mw", watts),
     ]),
     `On ${cost.chip.name}, ${chipSteps(cost)}.`,
+    otherLayout(build),
+    !cost.fits && html("span", { class: "bad" }, `The network does not fit ${cost.chip.name}.`),
   );
+}
+
+// Says that a cost is of another layout than the one whose fit is judged; false if it is of that one.
+function otherLayout({ cost, placement }) {
+  const same = placement && placement.chip.name === cost.chip.name && placement.cores === cost.cores;
+  return Boolean(placement) && !same && `This is another layout than the one that is judged here: ${counted(cost.cores, "core")}, ${counted(cost.chips, "chip")} of ${cost.chip.name}.`;
 }
 
 const isRange = ([low, high]) => low !== high;

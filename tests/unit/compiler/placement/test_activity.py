@@ -58,3 +58,12 @@ def test_spikes_that_wait_are_counted_where_they_arrive() -> None:
     trains = {"first": SpikeTrain.pack(spikes), "second": SpikeTrain.pack(np.zeros((3, 1, 3, 4, 4), dtype=bool))}
     activity = measure(net.finish(timesteps=3), trains)
     assert activity.sops["conv"].tolist() == [0, 4 * 3, 9 * 3]
+
+
+def test_the_stem_is_found_behind_a_pool() -> None:
+    net = ProgramBuilder((2, 8, 8))
+    pooled = net.relay("relay", net.sum_pool("pool", "input", (2, 2), (2, 2)), limit=1000)
+    stem = net.conv("stem", net.max_pool("most", pooled, (2, 2), (2, 2), (0, 0)), 3, (3, 3), padding=(1, 1))
+    second = net.conv("second", net.lif("first", stem), 4, (3, 3), padding=(1, 1))
+    net.dense("classifier", net.flatten("flatten", net.lif("third", second)), 3)
+    assert stem_macs(net.finish(timesteps=2)) == 3 * 2 * 2 * 2 * 9

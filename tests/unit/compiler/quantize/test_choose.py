@@ -43,6 +43,13 @@ def test_pixels_make_the_stem_s_scale_finer() -> None:
     assert scale(lower(two_layers(1.0), input_scale_exp=0), "conv") == 10
 
 
+@pytest.mark.parametrize("weight", [0.0, 255.0, 2000.0])
+def test_a_current_is_no_coarser_than_the_pixels_it_is_made_of(weight: float) -> None:
+    """Weights of zero want no scale, and weights beyond 254 one that is coarser than their input's."""
+    program = lower(two_layers(weight), {"conv": 1.0}, input_scale_exp=11)
+    assert scale(program, "conv") == 11
+
+
 @pytest.mark.parametrize(("reach", "exp"), [(15.9, 13), (16.1, 12), (1000.0, 7), (1100.0, 6)])
 def test_a_scale_keeps_the_current_within_a_neuron_s_input(reach: float, exp: int) -> None:
     program = lower(two_layers(1.0, 1e-3), {"conv2": reach})

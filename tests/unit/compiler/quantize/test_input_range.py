@@ -12,7 +12,7 @@ from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.input_range import InputData, describe_input, example_ranges, input_data
 from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges, pixel_deviation
-from resformer.errors import RangeError
+from resformer.errors import InputError, RangeError
 from support.graphs import GraphBuilder
 from support.lowering import fold
 
@@ -84,6 +84,20 @@ def test_a_range_that_is_said() -> None:
     for wrong in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(RangeError, match="input range"):
             QuantizationConfig(input_range=wrong)
+
+
+@pytest.mark.parametrize("said", [1e9, 1e200, 1e300])
+def test_a_range_that_no_scale_holds_is_refused(said: float) -> None:
+    with pytest.raises(RangeError, match=r"input: values up to 1e\+\d+, the limit of a 24-bit value is 8388607; norm"):
+        estimated_ranges(network("static"), said)
+    with pytest.raises(RangeError, match=r"input: values up to 1e\+\d+, the limit"):
+        calibrated("static", vectors(1.0), input_range=said)
+
+
+@pytest.mark.parametrize("kind", ["frames", "static"])
+def test_samples_of_zeros_alone_are_refused(kind: str) -> None:
+    with pytest.raises(InputError, match="calibration: all values of all samples are 0"):
+        calibrated(kind, vectors(0.0))
 
 
 @pytest.mark.parametrize("high", [0.0, 0.01, 1.0, 5.0, 300.0])

@@ -420,3 +420,21 @@ def test_hops_along_rows_and_along_columns_cost_their_own_energy(columns: int, h
     # eight pixels at each of two steps
     assert lif.messages == 16
     assert lif.messages_pj == pytest.approx(16 * (1 + hop_pj))
+
+
+def test_without_ranges_power_is_both_of_its_ends(run) -> None:
+    program, activity = run
+    for static in (0.1, 30.3, 178.7):
+        cost = estimate(program, activity, place(program, replace(LOIHI1, static_mw_per_chip=static, sources={})))
+        assert cost.between("power_mw") == (cost.power_mw, cost.power_mw)
+
+
+def test_readouts_send_nothing() -> None:
+    net = ProgramBuilder((1, 4, 4))
+    net.dense("classifier", net.flatten("flatten", net.lif("first", net.conv("stem", "input", 2))), 3)
+    program = net.finish(timesteps=2)
+    activity = Activity(1, 2, {"first": np.ones((2, 4, 4), dtype=np.int64)}, {})
+    layers = {layer.name: layer for layer in estimate(program, activity, place(program, LOIHI1)).layers}
+    last = list(layers.values())[-1]
+    assert (last.updates, last.active) == (3 * 2, 0)
+    assert layers["input"].active == 2 * 16  # pixels are graded, and sent at each step

@@ -84,3 +84,11 @@ def test_impossible_numbers_of_chips_are_refused(run, fewest: Cost, chips: int) 
     program, activity = run
     with pytest.raises(CapacityError, match=f"--spread: {chips} chips, the network takes 1 at least"):
         spread(program, activity, fewest, chips)
+
+
+def test_where_no_work_takes_time_more_cores_save_none(run) -> None:
+    program, activity = run
+    kinds = ("synaptic_op", "synaptic_op_wide", "neuron_update_active", "neuron_update_inactive")
+    free = replace(CHIP, **dict.fromkeys((f"{kind}_ns" for kind in kinds), 0.0), sources={})
+    cost = estimate(program, activity, place(program, free))
+    assert spread(program, activity, cost) is cost

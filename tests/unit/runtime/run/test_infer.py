@@ -19,6 +19,7 @@ from resformer.runtime.run.infer import (
     batches,
     infer,
     infer_part,
+    predictions_in_words,
     samples_at_once,
     saturated_in_words,
 )
@@ -151,3 +152,10 @@ def test_of_populations_whose_clipping_nobody_counted_the_number_is_told(tiny: T
     told = saturated_in_words(program, {}, program.lif_names, "lava")
     assert told == (f"0; lava does not count clipped potentials ({len(may)} populations)" if may else "0")
     assert may
+
+
+def test_classes_that_are_not_shown_are_counted() -> None:
+    histogram = np.arange(20, 0, -1) * (np.arange(20) != 1)
+    assert predictions_in_words(histogram, None).startswith("class 0: 20, class 2: 18, ")
+    assert predictions_in_words(histogram, None).endswith("class 10: 10 and 9 more")
+    assert predictions_in_words(np.array([0, 3, 5000]), ("cat", "dog", "cow")) == "cow: 5,000, dog: 3"

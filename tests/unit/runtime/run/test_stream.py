@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from resformer.compiler.backends.lava.backend import LavaBackend
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.samples.events.frames import Binning
-from resformer.errors import InputError
+from resformer.errors import InputError, SampleWarning
 from resformer.runtime.run.stream import windows
 from support.builds import Tiny, write_tiny
 from support.event_files import some_events, write_npz
+from support.nir_files import chain, lif, write
 from support.program_builder import ProgramBuilder, tiny_resformer
 
 STEPS, T = 20_000, 4
@@ -165,6 +167,39 @@ def test_chunks_that_do_not_fit_are_refused(events: Tiny) -> None:
             list(compiled.stream(chunks, backend="sim"))
     with pytest.raises(InputError, match="of recordings of event cameras"):
         compiled.stream([], binning=Binning())
+
+
+@pytest.fixture
+def pixels(tmp_path: Path) -> resformer.Compiled:
+    """A network of values, 5 a step, in samples of T steps."""
+    content = chain((5,), nir.Linear(np.random.default_rng(0).normal(size=(3, 5))), lif((3,)))
+    options = resformer.CompileOptions(dt=1e-4, timesteps=T)
+    return resformer.compile(write(tmp_path / "x.nir", content), target="sim", options=options)
+
+
+def test_spikes_as_integers_may_be_silent_for_a_while(pixels: resformer.Compiled) -> None:
+    spikes = (np.random.default_rng(1).random((8, T, 5, 1, 1)) < 0.5).astype(np.int64)
+    spikes[2:4] = 0
+    expected = pixels.run(spikes)
+    parts = list(pixels.stream([spikes.reshape(-1, 5, 1, 1)], batch_size=1))
+    np.testing.assert_array_equal(np.concatenate([part.logits_int for part in parts]), expected.logits_int)
+    spikes[6, 1, 0] = 2
+    with pytest.raises(InputError, match="the type is int64, expected floating point"):
+        list(pixels.stream([spikes.reshape(-1, 5, 1, 1)], batch_size=1))
+
+
+def test_what_rounding_costs_is_told_once(tmp_path: Path) -> None:
+    content = chain((5,), nir.Linear(np.eye(3, 5)), lif((3,)))
+    options = resformer.CompileOptions(dt=1e-4, timesteps=T, input_kind="frames")
+    compiled = resformer.compile(write(tmp_path / "x.nir", content), target="sim", options=options)
+    frames = np.random.default_rng(1).random((8 * T, 5, 1, 1))
+    frames[:T] = 0  # nothing is lost of the first part
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert len(list(compiled.stream([frames], batch_size=1))) == 8
+    assert [str(each.message)[:37] for each in seen if each.category is SampleWarning] == [
+        "recording: the build rounds its input"
+    ]
 
 
 def test_a_file_streams_as_it_runs(events: Tiny, tmp_path: Path) -> None:
