@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from resformer.compiler.backends import BACKENDS, CPU, open_backend
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
 from resformer.compiler.files.build import check_replaceable, read_build
@@ -28,7 +30,7 @@ from resformer.compiler.placement.activity import activity, events
 from resformer.compiler.placement.place import Placement
 from resformer.compiler.placement.place import place as place_program
 from resformer.compiler.progress import Progress, no_progress
-from resformer.compiler.samples.arrays import Samples
+from resformer.compiler.samples.arrays import Samples, as_part
 from resformer.compiler.samples.events.frames import Binning
 from resformer.compiler.samples.files import SampleFiles
 from resformer.compiler.samples.preprocessing import Preprocessing
@@ -46,6 +48,7 @@ from resformer.runtime.given import (
     describe_verification,
     open_recording,
     read_given,
+    warn_of_rounding,
 )
 from resformer.runtime.membrane import Membrane, NeuronIndex, neuron_index, trace
 from resformer.runtime.origin import InFolder, InMemory, Origin
@@ -202,6 +205,7 @@ class Compiled(Summarized):
             ResformerError: The samples do not fit, or the backend failed.
         """
         backend = self._backend(backend)
+        _check_batch_size(batch_size)
         given = self.read(images, samples=samples)
         if record:
             require_room_for_spikes(self.program, len(given.samples))
@@ -259,13 +263,22 @@ class Compiled(Summarized):
             ResformerError: A chunk does not fit, a file is damaged, or the backend failed.
         """
         backend = self._backend(backend)
+        _check_batch_size(batch_size)
         samples = batch_size or min(AT_ONCE, samples_at_once(self.program, backend, record=record))
         chunks = open_recording(recording, self.program, binning, samples * self.program.timesteps)
         runner = open_backend(backend, device=device, batch_size=batch_size)
         preprocessing = self.held.preprocessing
 
+        told = False
+
         def read(values: Frames) -> Samples:
-            return read_given(values, self.program, held=self.held, preprocessing=preprocessing).samples
+            nonlocal told
+            part = as_part(values, self.program)
+            found = read_given(
+                part, self.program, held=self.held, preprocessing=preprocessing, tell_rounding=False
+            ).samples
+            told = told or warn_of_rounding(found, self.program, "recording")  # once, not for each part
+            return found
 
         return run_stream(self.program, chunks, backend, runner, read, at_once=samples, record=record)
 
@@ -316,6 +329,7 @@ class Compiled(Summarized):
             ResformerError: The samples do not fit, a file is another network, or the backend failed.
         """
         limits = Limits(min_agreement, max_accuracy_drop)
+        _check_batch_size(batch_size)
         given = self.read(images, samples=samples, labels=labels)
         path = Path(model) if isinstance(model, str | Path) else None
         user = None
@@ -631,6 +645,18 @@ def compile(  # noqa: A001
         progress("writing", 0, 0)
         compiled.save(output)
     return compiled
+
+
+def _check_batch_size(size: int | None) -> None:
+    """Check how many samples a user wants in memory together.
+
+    Raises:
+        InputError: It is not a whole number of at least 1.
+    """
+    if size is not None and (not isinstance(size, int | np.integer) or size < 1):
+        raise InputError(
+            f"batch_size: {size!r} is not a whole number of at least 1; give one, or None for as many as fit"
+        )
 
 
 def _warn(lines: Sequence[str]) -> None:

@@ -150,6 +150,17 @@ def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) ->
     return ArraySamples(images, counts, may_be_spikes)
 
 
+def as_part(frames: npt.NDArray[Any], network: Graph[Any]) -> npt.NDArray[Any]:
+    """A part of a recording, in a type in which ``check_samples`` reads it as it would read the whole recording.
+
+    ``check_samples`` takes integers of only 0 and 1 as spikes, but refuses them if all are zero. A part may be silent
+    where the whole is not, so spikes become bool here.
+    """
+    counts = network.metadata.get("input") == "frames"
+    wide = np.issubdtype(frames.dtype, np.integer) and frames.dtype != np.uint8
+    return frames.astype(np.bool_) if wide and not counts and _are_spikes(frames) else frames
+
+
 def _require_numbers(images: npt.NDArray[Any], source: str, *, counts: bool) -> None:
     """Check that the type of samples has one clear meaning for a network.
 
@@ -249,6 +260,11 @@ def _remedy(images: npt.NDArray[Any], wanted: tuple[int, int, int], steps: int) 
         return f"bin the events into {steps} frames, or compile with --timesteps {images.shape[1]}"
     if images.ndim in (4, 5) and images.shape[-3] == wanted[0] and images.shape[-2] == images.shape[-1]:
         return f"resize the images, or compile with --input-size {images.shape[-1]}"
+    if images.ndim == 4 and images.shape[1:] == (steps, *wanted[1:]) and wanted[0] == 1:
+        return (
+            f"if those are {steps} steps, the channel axis is missing: x[:, :, None]; if they are channels, convert "
+            "the images to 1 channel"
+        )
     if images.ndim in (4, 5) and images.shape[-3] != wanted[0]:
         return f"convert the images to {wanted[0]} channel{'s' if wanted[0] > 1 else ''}"
     if images.ndim == 3 and images.shape == wanted:

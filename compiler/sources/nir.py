@@ -8,10 +8,11 @@ from pathlib import Path
 import nir
 
 from resformer.compiler.frontend.nir.doubts import doubts_of
-from resformer.compiler.frontend.nir.importer import import_nir
+from resformer.compiler.frontend.nir.importer import LARGEST_VALUE, import_nir
 from resformer.compiler.frontend.nir.own import import_own, read_own
 from resformer.compiler.ir.graph import NETX, Graph
 from resformer.compiler.ir.neurons import HARD
+from resformer.compiler.ir.ops.multi_spike import MOST_SPIKES
 from resformer.compiler.ir.primitives import NEURONS
 from resformer.compiler.quantize.choose import QuantizationConfig
 from resformer.compiler.quantize.exact import exact_plan
@@ -25,34 +26,78 @@ def from_nir(path: Path, options: CompileOptions) -> Imported:
     """Read a NIR file of any framework into a float graph.
 
     Raises:
-        InputError: An option that is only for checkpoints was given.
+        InputError: An option is only for checkpoints, is out of its range, or has no effect on this network.
         UnsupportedError: The network has no spiking neurons.
     """
     check_states_itself(path, options, "a NIR file")
+    _check_ranges(path, options)
     graph = import_nir(
         path,
         dt=options.dt,
         timesteps=options.timesteps,
-        input_kind=options.input_kind or "static",
+        input_kind=options.input_kind,
         reset=HARD if options.reset is None else options.reset,
-        spikes_per_step=options.spikes_per_step or 1,
+        spikes_per_step=1 if options.spikes_per_step is None else options.spikes_per_step,
         min_v=options.min_v,
     )
+    _check_effects(path, options, graph)
     doubts = doubts_of(path)
     warnings = (doubts.resets if options.reset is None else "", doubts.endless)
-    note = doubts.counts if options.reset is None and options.spikes_per_step is None else ""
+    notes = (
+        doubts.counts if options.reset is None and options.spikes_per_step is None else "",
+        f"{path}: samples are frames of counts, as its metadata say; --input-kind static if they are real numbers"
+        if options.input_kind is None and graph.metadata["input"] == "frames"
+        else "",
+    )
     source = graph_source(path, graph)
-    return replace(source, warnings=tuple(filter(None, warnings)), notes=(note,) if note else ()), graph
+    return replace(source, warnings=tuple(filter(None, warnings)), notes=tuple(filter(None, notes))), graph
+
+
+def _check_ranges(path: Path, options: CompileOptions) -> None:
+    """Check the numbers that are for IF neurons, before the file is read.
+
+    Raises:
+        InputError: A number is out of its range.
+    """
+    most, least = options.spikes_per_step, options.min_v
+    if most is not None and not (isinstance(most, int) and 1 <= most <= MOST_SPIKES):
+        raise InputError(f"{path}: --spikes-per-step is {most!r}; give a whole number of 1 to {MOST_SPIKES}")
+    if least is not None and not -LARGEST_VALUE <= least <= 0:
+        raise InputError(f"{path}: --min-v is {least:g}; give a number no larger than 0")
+
+
+def _check_effects(path: Path, options: CompileOptions, graph: Graph[nir.NIRNode]) -> None:
+    """Refuse options for IF neurons that decided about none.
+
+    Raises:
+        InputError: Such an option was given.
+    """
+    if options.spikes_per_step not in (None, 1) and "spikes_per_step" not in graph.metadata:
+        raise InputError(
+            f"{path}: --spikes-per-step has no effect, because it holds for IF neurons whose metadata say neither "
+            "reset nor spikes_per_step, and the network has none; leave it out"
+        )
+    if options.min_v is not None and "min_v" not in graph.metadata:
+        raise InputError(
+            f"{path}: --min-v has no effect, because it holds for IF neurons that may fire several spikes a step and "
+            "whose metadata say no min_v, and the network has none; leave it out, or give --spikes-per-step too"
+        )
 
 
 def from_own_nir(path: Path, options: CompileOptions) -> Imported:
     """Read a NIR file that resformer wrote, back into the float graph that it was written from.
 
     Raises:
-        InputError: An option is only for checkpoints, would choose a netx network's integers, or says another dt.
+        InputError: An option is only for checkpoints or for other tools' files, would choose a netx network's integers,
+            or says another dt.
         UnsupportedError: The network has no spiking neurons.
     """
     check_states_itself(path, options, "a NIR file")
+    if any(each is not None for each in (options.reset, options.spikes_per_step, options.min_v)):
+        raise InputError(
+            f"{path}: --reset, --spikes-per-step and --min-v are for NIR files of other tools; resformer wrote this "
+            "one, and it says all of it"
+        )
     graph = read_own(path)
     if graph is None:
         raise FileFormatError(f"{path}: was not written by resformer; compile it as any NIR file")

@@ -79,10 +79,23 @@ def read_content(file: h5py.File) -> Content:
 
 
 def _dissolve(prefix: str, graph: Values) -> tuple[dict[str, Values], list[tuple[str, str]]]:
-    """The nodes and edges of a graph and all graphs inside it, whose Inputs and Outputs take over the edges to them."""
+    """The nodes and edges of a graph and all graphs inside it, whose Inputs and Outputs take over the edges to them.
+
+    Raises:
+        FileFormatError: A graph lacks nodes or edges, a node is damaged, or two nodes have one name.
+    """
     if "nodes" not in graph or "edges" not in graph:
         raise FileFormatError(f"{prefix.removesuffix('.') or 'the graph'}: has no nodes or no edges; write it again")
     nodes: dict[str, Values] = {}
+
+    def add(name: str, values: Values) -> None:
+        if name in nodes:
+            raise FileFormatError(
+                f"{name}: two nodes have this name, which is how a node of a graph inside the network is called "
+                "(graph.node); rename one of them"
+            )
+        nodes[name] = values
+
     inner_edges: list[tuple[str, str]] = []
     doors: dict[str, tuple[str, str]] = {}
     for key, values in graph["nodes"].items():
@@ -95,10 +108,11 @@ def _dissolve(prefix: str, graph: Values) -> tuple[dict[str, Values], list[tuple
         if values["type"] in GRAPHS:
             inside, between = _dissolve(f"{name}.", values)
             doors[name] = (_only(name, values, "Input"), _only(name, values, "Output"))
-            nodes |= inside
+            for each, fields in inside.items():
+                add(each, fields)
             inner_edges += between
         else:
-            nodes[name] = values
+            add(name, values)
     edges = [
         (doors.get(prefix + source, ("", prefix + source))[1], doors.get(prefix + target, (prefix + target, ""))[0])
         for source, target in read_edges(graph["edges"])
@@ -240,7 +254,7 @@ def in_order(content: Content) -> list[str]:
     while free:
         name = free.pop(0)
         ordered.append(name)
-        for reader in readers[name]:
+        for reader in dict.fromkeys(readers[name]):  # a node that reads another by two ways is ready once
             remaining[reader].discard(name)
             if not remaining[reader]:
                 free.append(reader)

@@ -9,6 +9,7 @@ continuous time; docs/numerics.md says how they become neurons in steps of ``dt`
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ def import_nir(
     *,
     dt: float | None = None,
     timesteps: int | None = None,
-    input_kind: InputKind = "static",
+    input_kind: InputKind | None = None,
     reset: str = HARD,
     spikes_per_step: int = 1,
     min_v: float | None = None,
@@ -90,11 +91,15 @@ def import_nir(
         path: A NIR file from any framework.
         dt: Seconds per step; None: the ``dt`` in the file's metadata.
         timesteps: T, the steps after which all neurons are reset; None: the ``timesteps`` in the file's metadata.
-        input_kind: "static" if samples are real numbers, "frames" if they are counts of events.
+        input_kind: "static" if samples are real numbers, "frames" if they are counts of events; None: the ``input`` in
+            the file's metadata, or "static" if they say neither.
         reset: How neurons reset if their own metadata do not say it, one of ``ir.neurons.RESETS``.
         spikes_per_step: The most spikes that an IF may fire in a step, each of which subtracts one threshold. It holds
             for an IF whose own metadata say neither this number nor how the IF resets. NIR defines 1.
         min_v: The lowest potential of IF neurons that may fire several spikes per step; None: no lower bound.
+
+    Returns:
+        The graph. Its metadata hold ``spikes_per_step`` and ``min_v`` only if they decided about a node.
 
     Raises:
         FileFormatError: The file is absent, damaged, or no network; the message names file and node.
@@ -116,9 +121,12 @@ def import_nir(
             raise InputError(f"{path}: timesteps is {timesteps:g}; give a whole --timesteps of at least 1")
         content = without_recurrence(without_doors(content))
         layers = {name: (layer, content.nodes[layer]) for name, layer in content.recurrent.items()}
-        draft = _Draft(float(dt), reset, layers, spikes_per_step=spikes_per_step, min_v=min_v)
+        draft = _Draft(float(dt), reset, layers, spikes_per_step=spikes_per_step, min_v=min_v, names=set(content.nodes))
         for name in in_order(content):
             _import(draft, name, content)
+    if input_kind is None:
+        stated = facts.get("input")
+        input_kind = "frames" if isinstance(stated, str) and stated == "frames" else "static"
     return Graph(
         tuple(draft.nodes.values()),
         int(timesteps),
@@ -127,8 +135,7 @@ def import_nir(
             "input": input_kind,
             "reset": reset,
             "source": "nir",
-            **({} if spikes_per_step == 1 else {"spikes_per_step": spikes_per_step}),
-            **({} if min_v is None else {"min_v": min_v}),
+            **draft.decided,
         },
     )
 
@@ -157,6 +164,8 @@ class _Draft:
         values: For each node of the file, the value that it makes.
         spikes_per_step: The most spikes that an IF may fire in a step, if its metadata do not say it.
         min_v: The lowest potential of IF neurons that may fire several spikes per step; None: no lower bound.
+        names: The names that no node of the compiler's own may have: those of the file's nodes.
+        decided: ``spikes_per_step`` and ``min_v``, each only once it has decided about a node.
     """
 
     dt: float
@@ -166,6 +175,8 @@ class _Draft:
     values: dict[str, str] = field(default_factory=dict)
     spikes_per_step: int = 1
     min_v: float | None = None
+    names: set[str] = field(default_factory=set)
+    decided: dict[str, float] = field(default_factory=dict)
 
     def add(self, name: str, op: nir.NIRNode, *inputs: str) -> str:
         """Append a node, and return its name.
@@ -177,6 +188,12 @@ class _Draft:
         self.nodes[name] = Node(name, op, inputs, shape)
         return name
 
+    def unused(self, name: str) -> str:
+        """A name for a node that the file does not have: ``name``, with a number where a node has it already."""
+        numbered = (f"{name}{number}" for number in itertools.count(2))
+        free = (each for each in itertools.chain([name], numbered) if each not in self.names and each not in self.nodes)
+        return next(free)
+
     def shape(self, value: str) -> Shape:
         return self.nodes[value].shape
 
@@ -185,7 +202,7 @@ class _Draft:
         shape = self.shape(value)
         if len(shape) == 1:
             return value
-        return self.add(f"{name}.flatten", nir.Flatten({"input": np.array(shape)}, start_dim=0), value)
+        return self.add(self.unused(f"{name}.flatten"), nir.Flatten({"input": np.array(shape)}, start_dim=0), value)
 
 
 def _import(draft: _Draft, name: str, content: Content) -> None:
@@ -204,7 +221,7 @@ def _import(draft: _Draft, name: str, content: Content) -> None:
         shapes = {draft.shape(source) for source in sources}
         if len(shapes) > 1:
             raise FileFormatError(f"{name}: values of shapes {', '.join(map(str, sorted(shapes)))} meet there")
-        sources = [draft.add(f"{name}.sum", Add(), *sources)]
+        sources = [draft.add(draft.unused(f"{name}.sum"), Add(), *sources)]
     if kind == "Input":
         values = {**values, "shape": _without_batch(name, content)}
     if kind == "Output":
@@ -290,7 +307,12 @@ def _convolution(name: str, values: Values, weight: Float64Array) -> nir.Conv2d:
     if isinstance(padding, str):
         rows, columns = weight.shape[2:]
         around = Window((rows, columns), dilation=dilation).same_padding
-        if padding == "same" and (stride != (1, 1) or around is None):
+        if padding == "same" and stride != (1, 1):
+            raise UnsupportedError(
+                f"{name}: padding 'same' goes with a stride of 1 alone, its stride is {stride}; give the padding in "
+                "numbers"
+            )
+        if padding == "same" and around is None:
             raise UnsupportedError(f"{name}: padding 'same' is one-sided here; pad both sides alike, in numbers")
         if padding not in ("same", "valid"):
             raise FileFormatError(f"{name}: padding is {padding!r}; it must be numbers, 'same' or 'valid'")
@@ -361,6 +383,8 @@ def _spikes_per_step(draft: _Draft, name: str, values: Values) -> int:
     """
     metadata = values.get("metadata", {})
     stated = metadata.get("spikes_per_step", 1 if "reset" in metadata else draft.spikes_per_step)
+    if draft.spikes_per_step > 1 and not {"spikes_per_step", "reset"} & set(metadata):
+        draft.decided["spikes_per_step"] = draft.spikes_per_step
     if stated == MULTI:
         return MOST_SPIKES
     if not isinstance(stated, int) or not 1 <= stated <= MOST_SPIKES:
@@ -376,11 +400,20 @@ def _multi_spike(
     """An IF as Sinabs' IAF, whose neurons fire one spike for each threshold that their potential holds.
 
     Raises:
-        FileFormatError: min_v is not a number of at most 0.
-        UnsupportedError: The IF has synapses onto itself, its v_reset is not 0, its v_threshold is not positive, or its
-            input does not raise its potential.
+        FileFormatError: min_v is not a number of at most 0, or ``fires_at`` in the metadata is unknown.
+        UnsupportedError: The metadata say another reset than a subtraction, the IF has synapses onto itself, its
+            v_reset is not 0, its v_threshold is not positive, or its input does not raise its potential.
     """
-    stated = values.get("metadata", {}).get("min_v", draft.min_v)
+    metadata = values.get("metadata", {})
+    reset = _neuron_metadata(draft, name, values)["reset"]
+    if "reset" in metadata and reset != SOFT:
+        raise UnsupportedError(
+            f"{name}: its metadata say {most} spikes_per_step and reset {metadata['reset']!r}, but each of several "
+            f"spikes subtracts the threshold; write reset {SOFT!r}, or 1 spikes_per_step"
+        )
+    stated = metadata.get("min_v", draft.min_v)
+    if draft.min_v is not None and "min_v" not in metadata:
+        draft.decided["min_v"] = draft.min_v
     if stated is not None and not (isinstance(stated, (int, float)) and -LARGEST_VALUE <= stated <= 0):
         raise FileFormatError(f"{name}: min_v is {stated!r}; it must be a number no larger than 0")
     if name in draft.recurrent:

@@ -6,6 +6,7 @@ pixel that grew brighter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -61,6 +62,7 @@ class NumpyFile(EventFile):
             fields = self._fields(records.dtype.names or ())
             self._columns = {key: records[name] for key, name in fields.items()}
         _check_columns(self._columns)
+        self.in_seconds = self._columns["t"].dtype.kind == "f"
 
     def _fields(self, names: tuple[str, ...]) -> dict[str, str]:
         fields = find_fields(names)
@@ -69,7 +71,7 @@ class NumpyFile(EventFile):
         return fields
 
     def _read(self, file: BinaryIO) -> Iterator[Events]:  # noqa: ARG002 # mapped already
-        yield from _in_blocks(self._columns)
+        yield from _in_blocks(self, self._columns)
 
 
 class Hdf5File(EventFile):
@@ -80,14 +82,16 @@ class Hdf5File(EventFile):
     def _read_header(self, file: BinaryIO) -> None:  # noqa: ARG002 # HDF5 opens it by its name
         with h5py.File(self.path, "r") as opened:
             _check_gate(opened, self.path)
-            _check_columns(_find_columns(opened))
+            columns = _find_columns(opened)
+            _check_columns(columns)
+            self.in_seconds = columns["t"].dtype.kind == "f"
 
     def _read(self, file: BinaryIO) -> Iterator[Events]:  # noqa: ARG002 # likewise
         with h5py.File(self.path, "r") as opened:
             _check_gate(opened, self.path)
             columns = _find_columns(opened)
             _check_columns(columns)
-            yield from _in_blocks(columns)
+            yield from _in_blocks(self, columns)
 
 
 def _check_gate(file: h5py.File, path: Path) -> None:
@@ -142,10 +146,13 @@ def _check_columns(columns: Mapping[str, Any]) -> None:
             raise FileFormatError(f"its {name} are of the type {column.dtype}, no numbers of up to 8 bytes; {SAY}")
 
 
-def _in_blocks(columns: Mapping[str, Any]) -> Iterator[Events]:
+def _in_blocks(file: EventFile, columns: Mapping[str, Any]) -> Iterator[Events]:
+    """The events of four columns, some at a time; the file's ``polarities`` are kept up to date."""
     count = columns["t"].shape[0]
     for first in range(0, count, AT_ONCE):
         t, x, y, p = (np.asarray(columns[name][first : first + AT_ONCE]) for name in COLUMNS)
+        least, most = file.polarities or (math.inf, -math.inf)
+        file.polarities = min(least, float(p.min())), max(most, float(p.max()))
         yield Events(_times(t, first), _whole(x, "x", first), _whole(y, "y", first), p > 0)
 
 

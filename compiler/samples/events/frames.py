@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.samples.events.stream import EventFile, Events, Int64Array
-from resformer.errors import InputError
+from resformer.errors import InputError, SampleWarning
 from resformer.models.limits import FRAMES_AN_EVENT, LARGEST_UNPACKED, MOST_FRAMES, quote, require_within
 
 Split: TypeAlias = Literal["time", "number"]
@@ -212,7 +213,9 @@ class _Frames:
         if self._last is not None:
             return np.minimum(frames, self._last)
         most = MOST_FRAMES + FRAMES_AN_EVENT * self.seen
-        require_within(int(frames[-1]) + 1, most, f"{self._file.path}: makes {{}} frames of {self.seen} events")
+        unit = " (its times are floating point, read as seconds; give whole microseconds if they are not)"
+        told = f"{self._file.path}: makes {{}} frames of {self.seen} events{unit if self._file.in_seconds else ''}"
+        require_within(int(frames[-1]) + 1, most, told)
         return frames
 
     def warnings(self) -> tuple[str, ...]:
@@ -311,8 +314,17 @@ def bin_events(file: EventFile, binning: Binning, network: Graph[Any]) -> EventS
         network.timesteps,
         places.shape,
         (*file.notes, *_lost(file, frames.seen, size // 4), *_filled(file, count, network.timesteps)),
-        frames.warnings(),
+        (*frames.warnings(), *_one_polarity(file, places.shape[0])),
     )
+
+
+def _one_polarity(file: EventFile, channels: int) -> tuple[str, ...]:
+    """The doubt that a file has two polarities, as 1 and 2, which are read as the same one."""
+    least, most = file.polarities or (0, 0)
+    if channels == 1 or least == most or (least > 0) != (most > 0):
+        return ()
+    told = f"{file.path}: its polarities go from {least:g} to {most:g}, and a polarity above 0 is brighter, any other "
+    return (f"{told}darker, so all are {'brighter' if least > 0 else 'darker'}; give 0 for darker and 1 for brighter",)
 
 
 def _lost(file: EventFile, seen: int, kept: int) -> tuple[str, ...]:
@@ -344,6 +356,9 @@ def stream_frames(
     Raises:
         InputError: The recording does not fit.
         FileFormatError: The recording is damaged, or makes more frames than are allowed.
+
+    Warns:
+        SampleWarning: At the end, that all polarities were read as one.
     """
     places = _places(file, binning, network)
     frames = _Frames(file, binning, network.timesteps)
@@ -372,3 +387,5 @@ def stream_frames(
         yield present[: end - begin].reshape(-1, *places.shape).copy()
         present[:] = 0
         begin += at_once
+    for doubt in _one_polarity(file, places.shape[0]):
+        warnings.warn(doubt, SampleWarning, stacklevel=2)

@@ -47,6 +47,8 @@ class EventFile(abc.ABC):
         path: The file.
         size: (width, height) of the sensor in pixels; None if the file does not state it.
         notes: What was chosen or assumed in reading the file, a sentence each.
+        in_seconds: Whether its times are floating point, and so were read as seconds.
+        polarities: The smallest and the largest polarity that was read so far, where the file has them as numbers.
     """
 
     named: str
@@ -56,6 +58,8 @@ class EventFile(abc.ABC):
         self.path = path
         self.size: tuple[int, int] | None = None
         self.notes: tuple[str, ...] = ()
+        self.in_seconds = False
+        self.polarities: tuple[float, float] | None = None
         with boundary(path, COPY_AGAIN, what=f"truncated or damaged, or no {self.named}"), path.open("rb") as file:
             self._read_header(file)
 

@@ -241,6 +241,26 @@ def test_labels_are_of_all_samples(case: Case) -> None:
         case.compiled.verify(case.images, labels=predictions[:2])
 
 
+def test_samples_that_were_read_for_another_network() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(4, 3, 8, 8)
+    module = calibrated(SpikingVGG((4, "M", 6), lif), images)
+    plain = resformer.compile(module, images, "sim")
+    norm = CompileOptions(mean=(0.5,), std=(0.25,), chip=None)
+    other = resformer.compile(module, images, "sim", options=norm)
+    read = plain.read(images, labels=[0, 1, 2, 3])
+    assert plain.verify(read).warnings == plain.verify(images).warnings == ()
+    (warning,) = other.verify(read).warnings
+    assert "preprocessing: the build was compiled with preprocessing" in warning
+    assert other.verify(other.read(images)).warnings == ()
+    with pytest.raises(InputError, match="labels go from 0 to 12, the network's classes from 0 to"):
+        plain.run(replace(read, labels=np.array([0, 1, 2, 12])))
+    small = torch.rand(2, 3, 4, 4)
+    smaller = resformer.compile(calibrated(SpikingVGG((4, 6), lif), small), small, "sim")
+    with pytest.raises(InputError, match=r"each was read as \(3, 8, 8\), this network takes \(3, 4, 4\) or"):
+        smaller.run(read)
+
+
 def test_calls_that_make_no_sense(tiny: Tiny, tmp_path: Path) -> None:
     module = torch.nn.Linear(2, 2)
     for call, message in [
@@ -252,6 +272,14 @@ def test_calls_that_make_no_sense(tiny: Tiny, tmp_path: Path) -> None:
     ]:
         with pytest.raises(ResformerError, match=message):
             call()
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "2"])
+def test_a_batch_size_is_a_whole_number(case: Case, size: Any) -> None:
+    for call in (case.compiled.run, case.compiled.verify, case.compiled.stream):
+        with pytest.raises(InputError, match=r"batch_size: .* is not a whole number of at least 1"):
+            call(case.images, batch_size=size)
+    assert len(case.compiled.run(case.images, batch_size=np.int64(2)).predictions) == len(case.images)
 
 
 def test_a_network_that_exceeds_its_chip_is_not_written(tiny: Tiny, tmp_path: Path) -> None:

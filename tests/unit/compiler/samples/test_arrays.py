@@ -124,6 +124,11 @@ def test_axes_of_length_one_may_be_left_out(given: tuple[int, ...], wanted: tupl
     assert check_samples(np.zeros(given), network(*shape), "x").real().shape == wanted
 
 
+def test_a_channel_axis_that_is_missing_is_told() -> None:
+    with pytest.raises(InputError, match=r"if those are 3 steps, the channel axis is missing: x\[:, :, None\]"):
+        check_samples(np.zeros((5, 3, 4, 6)), network(1, 4, 6), "x")
+
+
 def test_parts_are_parts_of_the_whole() -> None:
     images = np.random.default_rng(0).random((7, 1, 2, 2))
     samples = check_samples(images, network(1, 2, 2), "x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -272,6 +273,48 @@ def test_time_that_leaps_is_no_million_frames(tmp_path: Path) -> None:
     ):
         with pytest.raises(FileFormatError, match="109951162778 frames of 2 events, the limit is 16416"):
             binned()
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.h5"])
+def test_microseconds_as_floating_point_are_told_to_be_read_as_seconds(tmp_path: Path, name: str) -> None:
+    t = np.arange(20.0) * 1000
+    columns = {"t": t, "x": t * 0, "y": t * 0, "p": t * 0}
+    if name == "x.npz":
+        np.savez(tmp_path / name, **columns)
+    else:
+        with h5py.File(tmp_path / name, "w") as file:
+            file["events"] = np.stack(list(columns.values()), axis=1)
+    with pytest.raises(FileFormatError, match="its times are floating point, read as seconds; give whole microseconds"):
+        made(tmp_path / name, Binning(bin_us=10, sensor=SIZE))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ((1, 2), "go from 1 to 2, .* so all are brighter"),
+        ((-1, 0), "go from -1 to 0, .* so all are darker"),
+        ((0, 1), None),
+        ((-1, 1), None),
+        ((1, 1), None),
+        ((0, 0), None),
+    ],
+)
+def test_two_polarities_that_are_read_as_one_are_told(
+    tmp_path: Path, values: tuple[int, int], told: str | None, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Some datasets write 1 for darker and 2 for brighter."""
+    events = some_events(100)
+    columns = {"t": events.t, "x": events.x, "y": events.y, "p": np.array(values)[events.on.astype(int)]}
+    np.savez(tmp_path / "x.npz", **columns)
+    binning = Binning(sensor=SIZE)
+    (*warnings,) = made(tmp_path / "x.npz", binning).warnings
+    assert bool(warnings) == (told is not None)
+    assert made(tmp_path / "x.npz", binning, channels=1).warnings == ()
+    list(stream_frames(open_events(tmp_path / "x.npz"), binning, network(), 4))
+    list(stream_frames(open_events(tmp_path / "x.npz"), binning, network(channels=1), 4))
+    assert [str(each.message) for each in recwarn] == warnings
+    if told is not None:
+        assert re.search(told, warnings[0])
 
 
 def test_times_too_far_apart_to_subtract_are_refused(tmp_path: Path) -> None:

@@ -191,6 +191,43 @@ def test_too_many_nodes_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch)
         load(path)
 
 
+def test_two_nodes_of_one_name_are_refused(tmp_path: Path) -> None:
+    inner = graph((4,), {"lin": nir.Linear(np.eye(4))}, [("input", "lin"), ("lin", "output")])
+    nodes = {"blk.lin": nir.Linear(5 * np.eye(4)), "blk": inner}
+    content = graph((4,), nodes, [("input", "blk.lin"), ("blk.lin", "blk"), ("blk", "output")])
+    with pytest.raises(FileFormatError, match=r"blk\.lin: two nodes have this name"):
+        load(write(tmp_path / "network.nir", content))
+
+
+def test_nodes_of_the_compilers_own_take_no_name_of_the_file(tmp_path: Path) -> None:
+    nodes = {"input.flatten": nir.Linear(ONES), "b": nir.Linear(ONES), "lif.sum": nir.Linear(ONES.T), "lif": lif((3,))}
+    ways = [("input", "input.flatten", "lif"), ("input", "b", "lif", "lif.sum", "output")]
+    content = graph((4,), nodes, [edge for way in ways for edge in itertools.pairwise(way)])
+    imported = import_nir(write(tmp_path / "network.nir", content), dt=1e-4, timesteps=3)
+    assert {node.name: set(node.inputs) for node in imported} == {
+        "input": set(),
+        "input.flatten2": {"input"},
+        "input.flatten": {"input.flatten2"},
+        "b": {"input.flatten2"},
+        "lif.sum2": {"input.flatten", "b"},
+        "lif": {"lif.sum2"},
+        "lif.sum": {"lif"},
+        "output": {"lif.sum"},
+    }
+
+
+def test_what_reads_a_node_by_two_ways_hides_no_cycle(tmp_path: Path) -> None:
+    nodes = {"id": graph((3,), {}, [("input", "output")]), "a": nir.Linear(ONES), "s": lif((3,)), "t": lif((3,))}
+    edges = [("input", "a"), ("a", "s"), ("s", "id"), ("s", "t"), ("id", "t"), ("t", "output")]
+    imported = import_nir(write(tmp_path / "one.nir", graph((4,), nodes, edges)), dt=1e-4, timesteps=3)
+    assert [node.name for node in imported][-4:] == ["s", "t.sum", "t", "output"]
+    assert imported["t.sum"].inputs == ("s", "s")
+    ring = {"c": nir.Linear(np.eye(3)), "d": nir.Linear(np.eye(3))}
+    edges += [("c", "d"), ("d", "c"), ("d", "output")]
+    with pytest.raises(UnsupportedError, match="c: a cycle without delay"):
+        load(write(tmp_path / "two.nir", graph((4,), {**nodes, **ring}, edges)))
+
+
 def test_names_of_nodes_are_short_with_those_of_their_graphs(tmp_path: Path) -> None:
     """Otherwise, names of 1000 characters in nested graphs would take gigabytes."""
     inner = chain((4,), nir.Linear(ONES), lif((3,)))
@@ -304,6 +341,18 @@ REFUSED = {
     "one-sided padding": (
         lambda: chain((1, 4, 4), conv2d(np.ones((2, 1, 2, 2)), padding="same"), lif((2, 4, 4))),
         "n0: padding 'same' is one-sided",
+    ),
+    "padding by itself with a stride": (
+        lambda: chain((1, 4, 4), conv2d(np.ones((2, 1, 3, 3)), padding="same", stride=2), lif((2, 2, 2))),
+        r"n0: padding 'same' goes with a stride of 1 alone, its stride is \(2, 2\)",
+    ),
+    "several spikes that reset": (
+        lambda: chain((3,), nir.IF(r=ones, v_threshold=ones, metadata={"reset": "zero", "spikes_per_step": 4})),
+        "n0: its metadata say 4 spikes_per_step and reset 'zero', but each of several spikes subtracts",
+    ),
+    "several spikes with an unknown reset": (
+        lambda: chain((3,), nir.IF(r=ones, v_threshold=ones, metadata={"reset": "none", "spikes_per_step": 4})),
+        "n0: its metadata say reset 'none'; known are hard, ",
     ),
     "unknown reset": (
         lambda: chain((3,), nir.IF(r=ones, v_threshold=ones, metadata={"reset": "none"})),
