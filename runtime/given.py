@@ -78,7 +78,8 @@ class Given:
         classes: The names of the network's classes, if they are known.
         preprocessing: What was done to the samples.
         build_preprocessing: What the build for which they were read does to samples.
-        prepared_otherwise: Whether a warning says that samples are preprocessed in another way than the build says.
+        prepared_otherwise: The warning that samples are preprocessed in another way than the build says, if they are;
+            ``warnings`` holds it, too.
         warnings: What is doubtful in how they were read, a sentence each.
         notes: What was chosen in reading them, a sentence each.
     """
@@ -91,7 +92,7 @@ class Given:
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing = NO_PREPROCESSING
     build_preprocessing: Preprocessing = NO_PREPROCESSING
-    prepared_otherwise: bool = False
+    prepared_otherwise: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -235,7 +236,7 @@ def read_given(
         classes=held.classes,
         preprocessing=used,
         build_preprocessing=held.preprocessing,
-        prepared_otherwise=bool(differs),
+        prepared_otherwise=differs,
         warnings=(*found.warnings, *differs),
         notes=notes,
     )
@@ -260,7 +261,8 @@ def _fitting(given: Given, program: Scheduled, held: Held) -> Given:
     if held.preprocessing.is_same(given.build_preprocessing, channels, of_folder=of_folder):
         return given
     differs = disagreement(held.preprocessing, given.preprocessing, channels, of_folder=of_folder)
-    return replace(given, prepared_otherwise=bool(differs), warnings=(*given.warnings, *differs))
+    others = (each for each in given.warnings if each not in given.prepared_otherwise)
+    return replace(given, prepared_otherwise=differs, warnings=(*others, *differs))
 
 
 def open_recording(
@@ -385,7 +387,7 @@ def describe_verification(result: Verification, given: Given) -> Verification:
         result,
         classes=given.classes,
         preprocessing=given.preprocessing,
-        prepared_otherwise=given.prepared_otherwise,
+        prepared_otherwise=bool(given.prepared_otherwise),
         accuracy_absent=given.accuracy_absent,
         warnings=(*result.warnings, *given.warnings),
         notes=(*given.notes, *result.notes),

@@ -229,7 +229,7 @@ def quantized_module_state(
         imported: The float graph before all passes, which holds the batch normalisations.
         state: The state dict of the module, in float64.
     """
-    area = _folded_pool_area(program, folded, imported)
+    area = folded_pool_area(program, folded, imported)
     quantized = {name: tensor.clone() for name, tensor in state.items()}
 
     def put(name: str, values: npt.ArrayLike) -> None:
@@ -382,10 +382,10 @@ def pool_area(folded: Graph[nir.NIRNode], name: str) -> int:
     return int(folded[name].op.metadata.get(POOL_AREA, 1))
 
 
-def _folded_pool_area(program: Program, folded: Graph[nir.NIRNode], imported: Graph[nir.NIRNode]) -> int:
+def folded_pool_area(program: Program, folded: Graph[nir.NIRNode], imported: Graph[nir.NIRNode]) -> int:
     """The area of the average pool before the readout, by which the output divides; 1 if there is no such pool.
 
-    If the output divides because the module's code divides the logits, the module still does so itself.
+    If the output divides because the module's code divides the logits, the imported graph still does so itself.
     """
     output = program.output.op
     assert isinstance(output, Output)

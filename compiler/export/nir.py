@@ -17,6 +17,7 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.export.checkpoint import folded_pool_area
 from resformer.compiler.ir import fixedpoint, primitives
 from resformer.compiler.ir import ops as integer
 from resformer.compiler.ir.arrays import Int64Array
@@ -92,17 +93,15 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
     Raises:
         UnsupportedError: An operation has no form in NIR; the message names its node.
     """
-    output, signal, edit = quantized.output.op, quantized.input.op.signal, graph.edit()
-    assert isinstance(output, Output)
+    signal, edit = quantized.input.op.signal, graph.edit()
+    pool_area = folded_pool_area(quantized, folded, graph)
     # where the graph's layers and neurons read a mean, the program's may read a sum or have their output divided
     areas = {} if graph is folded else {each.name: int(each.op.metadata.get(POOL_AREA, 1)) for each in folded}
-    # a division of the logits that the graph holds itself leaves the bias before it what it is
-    pooled = graph is not folded and folded.output.inputs[0] not in graph
     for node in graph:
         op = quantized[node.name].op if node.name in quantized else None
         if isinstance(op, Conv2d | Dense):
             area = areas.get(node.name, 1)
-            divisor = output.divisor if isinstance(op, Dense) and pooled else 1
+            divisor = pool_area if isinstance(op, Dense) else 1
             whole_bias = op.bias + _held_surplus(quantized, node.name) / 2**LOIHI.a_shift
             grain = 2.0**-op.signal.scale_exp / divisor
             bias = whole_bias * grain

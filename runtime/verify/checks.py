@@ -43,7 +43,7 @@ CURRENT_TOLERANCE = UNIT // 4
 tie shift, which a product of attention adds up a few thousand times at most: 2^12 * 2^-30 * 2^13 = 1/32 unit."""
 
 
-LOGIT_TOLERANCE = 1e-6
+FOLDED_LOGIT_TOLERANCE = 1e-6
 """How far a float graph's logits may be from the original's, relative to the largest: folding changes last bits."""
 
 Spread: TypeAlias = tuple[tuple[int, int], list[int], list[int]]
@@ -131,7 +131,7 @@ class LogitErrors:
     @property
     def agree(self) -> bool:
         """Whether the logits are the same, or sums over T of the same, but for rounding."""
-        return min(self.error, self.summed) <= LOGIT_TOLERANCE * self.largest
+        return min(self.error, self.summed) <= FOLDED_LOGIT_TOLERANCE * self.largest
 
 
 class Tally:

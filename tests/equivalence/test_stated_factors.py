@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import pytest
 import torch
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
 import resformer
+from resformer.compiler.files.nir import read_nir
 from resformer.runtime.verify.result import QUANTIZED
 
 Rest: TypeAlias = Callable[["Factors", torch.Tensor], torch.Tensor]
@@ -59,6 +61,13 @@ def note(rest: Rest) -> str:
 def test_logits_that_are_divided_are_divided_once(rest: Rest) -> None:
     """The module's code still divides; only an average pool that became a sum leaves a division to the bias."""
     assert "not demanded" not in note(rest)
+
+
+def test_a_nir_file_divides_logits_once(tmp_path: Path) -> None:
+    module = Factors(lambda net, y: net.fc(y) / 4).eval()
+    resformer.compile(module, EXAMPLE, "nir", output=tmp_path / "build")
+    written = read_nir(tmp_path / "build" / "quantized.nir")
+    np.testing.assert_allclose(written["classify"].op.bias, module.classify.bias.detach(), atol=0.01)
 
 
 @pytest.mark.parametrize(

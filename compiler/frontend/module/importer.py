@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,8 +81,9 @@ def in_float64(module: nn.Module) -> nn.Module:
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"module: is a {type(module).__name__}; give a torch.nn.Module")
-    # torch.compile's wrapper, which cannot be traced; its class is in a package that takes seconds to load
-    while type(module).__name__ == "OptimizedModule":
+    # torch.compile's wrapper cannot be traced; where nobody used it, its package, which is slow, is not loaded either
+    wrapper = getattr(sys.modules.get("torch._dynamo.eval_frame"), "OptimizedModule", ())
+    while isinstance(module, wrapper):
         module = module.get_submodule("_orig_mod")
     # potentials of a run with gradients cannot be copied
     reset(module)

@@ -263,7 +263,8 @@ def _untraceable(module: nn.Module, frames: Sequence[tuple[str, int | None, str 
     if kept:
         return f"{kept[0]}, a state that is no neuron's, for which there is no lowering; leave it out, or use neurons"
     where = _line(frames)
-    if _MEMBRANE.search(where) and ("float" in str(error) or "v_seq" in str(error)):
+    populations = {name.rpartition(".")[2] for name, node in module.named_modules() if is_population(node)}
+    if any(found[1] in populations for found in _MEMBRANE.finditer(where)):
         return f"{where}: reads a membrane, and membranes cannot be read out; use what the neurons fire"
     own = any(not frame[0].startswith((*LIBRARIES, SPIKINGJELLY)) and Path(frame[0]).exists() for frame in frames)
     said = first_line(error)
@@ -282,8 +283,8 @@ def _untraceable(module: nn.Module, frames: Sequence[tuple[str, int | None, str 
     )
 
 
-_MEMBRANE = re.compile(r"\.v(_seq)?\b(?![.(])")
-"""The potentials of SpikingJelly's neurons in a line of code."""
+_MEMBRANE = re.compile(r"(\w+)\.v(?:_seq)?\b(?![.(])")
+"""An attribute, and behind it the potentials that SpikingJelly's neurons keep, in a line of code."""
 
 _OF_TRACING = re.compile(r"[Ff]ake|\bu\d+\b|\bs\d+\b|subclass|torch\.export|torch\._|[Dd]ynamo|proxy|SymInt|symbolic")
 """Words in error messages that are about tracing rather than about the user's code."""

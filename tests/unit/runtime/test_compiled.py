@@ -16,6 +16,7 @@ import resformer
 from resformer import Compiled, CompileOptions
 from resformer.compiler.chips.chip import load_chip
 from resformer.compiler.files.build import FILES
+from resformer.compiler.samples.preprocessing import Preprocessing
 from resformer.errors import CapacityError, FileFormatError, InputError, ResformerError, UnsupportedError
 from resformer.runtime.origin import InMemory
 from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, ORIGINAL, QUANTIZED
@@ -253,6 +254,9 @@ def test_samples_that_were_read_for_another_network() -> None:
     (warning,) = other.verify(read).warnings
     assert "preprocessing: the build was compiled with preprocessing" in warning
     assert other.verify(other.read(images)).warnings == ()
+    told = plain.read(images, preprocessing=Preprocessing(False, (0.5,), (0.25,)))
+    assert plain.verify(told).warnings == told.warnings != ()
+    assert other.verify(told).warnings == ()
     with pytest.raises(InputError, match="labels go from 0 to 12, the network's classes from 0 to"):
         plain.run(replace(read, labels=np.array([0, 1, 2, 12])))
     small = torch.rand(2, 3, 4, 4)
