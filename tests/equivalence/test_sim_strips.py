@@ -25,7 +25,7 @@ from resformer.compiler.ir.program import Program
 from resformer.errors import BackendFailedError
 from support.networks import with_input_range
 from support.program_builder import ProgramBuilder
-from support.sim_runs import assert_same_as
+from support.sim_runs import assert_same_as, needs_compiled_loops
 
 KERNELS = ("product of bytes in tiles", "product of bytes in vectors", "product of words in vectors")
 SHAPES = [
@@ -42,9 +42,10 @@ SHAPES = [
 @pytest.fixture(params=KERNELS)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The only kernel that sim finds, as on a machine that has no other."""
+    needs_compiled_loops()
     found = [each for each in strip_kernels() if each.name == request.param]
-    if not found or cpu_kernels.compiled_loops() is None:
-        pytest.skip(f"this processor, or numba, has no {request.param}")
+    if not found:
+        pytest.skip(f"this processor has no {request.param}")
     monkeypatch.setattr(products, "VERDICTS", {})
     monkeypatch.setattr(cpu_kernels, "strip_kernels", lambda: tuple(found))
     return str(request.param)
@@ -256,8 +257,7 @@ def test_what_onednn_may_not_use_strips_do_not_either(
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    if cpu_kernels.compiled_loops() is None:
-        pytest.skip("numba, which is optional, is not installed")
+    needs_compiled_loops()
     strips = cpu_kernels.compiled_strips()
     f32, sizes = np.float32, strips.Sizes(2, 2, 16, 20, 9)
     neurons = np.int32(1), f32(0), f32(0.5), f32(1), f32(-1)
@@ -325,8 +325,7 @@ def test_what_does_not_fit_is_refused() -> None:
 @pytest.mark.parametrize("by_row", [False, True])
 @pytest.mark.parametrize("words", [False, True])
 def test_two_digits_and_words_hold_all_that_they_should(width: int, by_row: bool, words: bool) -> None:
-    if cpu_kernels.compiled_loops() is None:
-        pytest.skip("numba, which is optional, is not installed")
+    needs_compiled_loops()
     strips = cpu_kernels.compiled_strips()
     rng = np.random.default_rng(width)
     patches, steps, second = 7, 2, 48

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from numpy.testing import assert_array_equal
 
@@ -137,10 +138,19 @@ def assert_same_as(trace: Trace, expected: Trace, *, record: bool) -> None:
         assert not trace.graded
 
 
+NO_NUMBA = "numba, which is optional, is not installed"
+
+
+def needs_compiled_loops() -> None:
+    """Skip a test of compiled loops where nothing compiles them."""
+    if cpu_kernels.compiled_loops() is None:
+        pytest.skip(NO_NUMBA)
+
+
 def what_events_lack() -> str | None:
     """Why this machine cannot run convolutions by events; None where it can."""
     if cpu_kernels.compiled_loops() is None:
-        return "numba, which is optional, is not installed"
+        return NO_NUMBA
     return None if byte_products._has(byte_products.WORDS) else "this processor, or ONEDNN_MAX_CPU_ISA, has no AVX2"
 
 
